@@ -1,0 +1,1 @@
+from jprune import selection as selection

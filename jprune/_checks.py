@@ -1,0 +1,187 @@
+"""Refusals of bad input, at the earliest moment, with the call and the value.
+
+Values that are traced pass: they have no value yet.
+"""
+
+import re
+from typing import Any
+
+import jax
+import numpy as np
+
+from jprune._trees import (
+    align,
+    is_array,
+    is_floating,
+    leaves_with_path,
+    path_name,
+)
+from jprune._typing import Sparsity, Tree, Where
+
+_NEVER_PRUNED = ("bias", "scale", "mean", "var")
+
+
+def is_traced(value: Any) -> bool:
+    """True for a value known only when the compiled program runs."""
+    return isinstance(value, jax.core.Tracer)
+
+
+def check_number(call: str, value: Any) -> Any:
+    """A concrete scalar as a Python number; a traced one as it is."""
+    if is_traced(value):
+        if value.ndim:
+            raise ValueError(f"{call} must be a scalar, got {value}.")
+        return value
+    if isinstance(value, bool | str) or np.ndim(value) != 0:
+        raise ValueError(f"{call} must be a number, got {value!r}.")
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{call} must be a number, got {value!r}.") from None
+
+
+def check_sparsity(call: str, sparsity: Sparsity) -> Any:
+    """A float in [0, 1], a traced scalar, or a schedule of the count."""
+    if callable(sparsity):
+        try:
+            first = sparsity(0)
+        except TypeError as error:
+            raise ValueError(
+                f"`{call}(sparsity=...)` must be a number or a schedule "
+                f"(count -> number); calling {sparsity!r} failed: {error}"
+            ) from error
+        check_sparsity(call, first)
+        return sparsity
+    sparsity = check_number(f"`{call}(sparsity=...)`", sparsity)
+    if isinstance(sparsity, float) and not 0.0 <= sparsity <= 1.0:
+        raise ValueError(
+            f"`{call}(sparsity=...)` must lie in [0, 1], got {sparsity}."
+        )
+    return sparsity
+
+
+def check_radius(call: str, radius: Any) -> Any:
+    """A positive float or a traced scalar."""
+    radius = check_number(f"`{call}(radius)`", radius)
+    if isinstance(radius, float) and not radius > 0.0:
+        raise ValueError(
+            f"`{call}(radius)` must be a positive number, got {radius}."
+        )
+    return radius
+
+
+def check_every(call: str, every: Any) -> Any:
+    """A positive int or a traced integer."""
+    number = check_number(f"`{call}(every=...)`", every)
+    if is_traced(number):
+        return number
+    if number < 1 or number != int(number):
+        raise ValueError(
+            f"`{call}(every=...)` must be an integer >= 1, got {every}."
+        )
+    return int(number)
+
+
+def check_member(call: str, name: str, value: Any, kind: type) -> None:
+    """Refuses what is not a ``kind``, first of all a factory left uncalled."""
+    if isinstance(value, kind):
+        return
+    if callable(value) and hasattr(value, "__name__"):
+        raise ValueError(
+            f"`{call}({name}=...)` got the function `{value.__name__}` itself; "
+            f"call it: `{name}={value.__name__}(...)`."
+        )
+    raise ValueError(
+        f"`{call}({name}=...)` must be a `{kind.__name__}`, got {value!r}."
+    )
+
+
+def check_params(call: str, params: Any) -> None:
+    """Refuses a missing ``params`` argument of ``update``."""
+    if params is None:
+        raise ValueError(
+            f"`{call}` needs the parameters: call "
+            "`tx.update(updates, state, params)`, got params=None."
+        )
+
+
+def check_where(call: str, where: Where) -> None:
+    """Refuses a regular expression that does not compile."""
+    if isinstance(where, str):
+        try:
+            re.compile(where)
+        except re.error as error:
+            raise ValueError(
+                f"`{call}(where=...)`: the regular expression {where!r} does "
+                f"not compile: {error}."
+            ) from None
+
+
+def prunable(path: tuple[Any, ...], leaf: Any) -> bool:
+    """The default of pruning: kernels; not biases, norm scales, embeddings."""
+    own = path_name(path[-1:])
+    return (
+        is_floating(leaf)
+        and np.ndim(leaf) >= 2
+        and own not in _NEVER_PRUNED
+        and "embed" not in own.lower()
+    )
+
+
+def floating(path: tuple[Any, ...], leaf: Any) -> bool:
+    """The default of projections: every floating leaf."""
+    del path  # the formulas make no difference between W and b
+    return is_floating(leaf)
+
+
+def select(call: str, where: Where, params: Tree, default: Any) -> list[bool]:
+    """Which leaves are meant, one bool per leaf or hole of ``params``.
+
+    Args:
+      call: How the caller is named in errors.
+      where: The user's selection; see ``DESIGN``: tree, callable or regex.
+      params: The parameters.
+      default: ``(path, leaf) -> bool``, used where ``where`` is ``None``.
+
+    Raises:
+      ValueError: Nothing is selected, or something that is not real floating.
+    """
+    leaves = leaves_with_path(params)
+    if not jax.tree.leaves(params):
+        return [False] * len(leaves)
+    call = f"`{call}(where=...)`"
+    chosen: list[Any]
+    if where is None:
+        chosen = [default(path, leaf) for path, leaf in leaves]
+    elif isinstance(where, str):
+        chosen = [bool(re.search(where, path_name(p))) for p, _ in leaves]
+    else:
+        tree = where(params) if callable(where) else where
+        chosen = align(tree, params, call, prefix=True)
+    selected = []
+    for (path, leaf), choice in zip(leaves, chosen, strict=True):
+        if choice is not None and not isinstance(choice, bool | np.bool_):
+            raise ValueError(
+                f"{call}: the leaf {path_name(path)!r} must be True or False, "
+                f"got {choice!r}."
+            )
+        if choice and is_array(leaf):
+            check_floating(call, path, leaf)
+        selected.append(bool(choice) and is_array(leaf))
+    if not any(selected):
+        names = ", ".join(path_name(path) for path, _ in leaves[:8])
+        raise ValueError(
+            f"{call} selects no parameter, got {where!r}; "
+            f"the leaves are: {names}{', ...' if len(leaves) > 8 else ''}."
+        )
+    return selected
+
+
+def check_floating(call: str, path: tuple[Any, ...], leaf: Any) -> None:
+    """Refuses a selected leaf that is not real floating."""
+    if not is_floating(leaf):
+        dtype = getattr(leaf, "dtype", type(leaf).__name__)
+        raise ValueError(
+            f"{call}: the leaf {path_name(path)!r} must be a real floating "
+            f"array, got {dtype}."
+        )

@@ -1,0 +1,124 @@
+"""How jprune reads a tree: names of leaves, holes, boxes, and alignment.
+
+A *hole* is a place without a parameter: ``None`` or ``optax.MaskedNode``. A
+*box* is Flax metadata around one array (``nnx.Variable``, Linen's
+``Partitioned``); it is seen through.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.tree_util import KeyPath
+
+from jprune._typing import Tree
+
+
+def is_hole(node: Any) -> bool:
+    """True for what stands where a tree has no parameter."""
+    return node is None or isinstance(node, optax.MaskedNode)
+
+
+def is_box(node: Any) -> bool:
+    """True for Flax metadata boxes, of Linen or NNX, without importing Flax."""
+    # The one protocol that both share is how a lifted axis is announced.
+    cls = type(node)
+    return hasattr(cls, "add_axis") and hasattr(cls, "remove_axis")
+
+
+def unbox(tree: Tree) -> Tree:
+    """Replaces every box by what it holds."""
+
+    def content(node: Any) -> Any:
+        if not is_box(node):
+            return node
+        (held,) = jax.tree.leaves(node, is_leaf=lambda x: x is not node)
+        return unbox(held)
+
+    return jax.tree.map(content, tree, is_leaf=is_box)
+
+
+def path_name(path: KeyPath) -> str:
+    """The path as users write it: ``"Dense_0/kernel"``."""
+    return jax.tree_util.keystr(path, simple=True, separator="/") or "(root)"
+
+
+def leaves_with_path(tree: Tree) -> list[tuple[KeyPath, Any]]:
+    """Leaves and holes of ``tree``, seen through boxes, with their paths."""
+    return jax.tree_util.tree_flatten_with_path(unbox(tree), is_leaf=is_hole)[0]
+
+
+def rebuild(params: Tree, leaves: list[Any]) -> Tree:
+    """A tree like ``params``, boxes included, from one leaf or hole each."""
+    return jax.tree.structure(params, is_leaf=is_hole).unflatten(leaves)
+
+
+def is_floating(leaf: Any) -> bool:
+    """True for real floating arrays of any precision, and Python floats."""
+    if isinstance(leaf, float):
+        return True
+    dtype = getattr(leaf, "dtype", None)
+    return dtype is not None and jnp.issubdtype(dtype, jnp.floating)
+
+
+def is_array(leaf: Any) -> bool:
+    """True for what can be a parameter at all (not a function, say)."""
+    return hasattr(leaf, "dtype") or isinstance(leaf, bool | int | float)
+
+
+def align(tree: Tree, params: Tree, call: str, *, prefix: bool) -> list[Any]:
+    """The leaf of ``tree`` that belongs to each leaf or hole of ``params``.
+
+    Trees are matched by path, so ``dict`` and ``FrozenDict``, boxed and plain
+    trees go together. What ``tree`` holds at a hole of ``params`` is dropped.
+
+    Args:
+      tree: The user's tree: masks, gradients, or a selection.
+      params: The parameters.
+      call: How the caller is named in errors.
+      prefix: Whether one leaf of ``tree`` may stand for a whole branch.
+
+    Returns:
+      One entry per leaf or hole of ``params``; ``None`` at holes.
+
+    Raises:
+      ValueError: A leaf of either has no partner; its path is named.
+    """
+    if not jax.tree.leaves(params):
+        return [None] * len(leaves_with_path(params))
+    given = dict(leaves_with_path(tree))
+
+    def partner(path: KeyPath) -> KeyPath | None:
+        for n in range(len(path) + 1):
+            start = path[:n]
+            if start in given and (
+                prefix or n == len(path) or is_hole(given[start])
+            ):
+                return start
+        return None
+
+    matched: set[KeyPath | None] = set()
+    holes: set[KeyPath] = set()
+    aligned = []
+    for path, leaf in leaves_with_path(params):
+        at = partner(path)
+        matched.add(at)
+        if is_hole(leaf):
+            holes.add(path)
+            aligned.append(None)
+        elif at is None:
+            raise ValueError(
+                f"{call}: the parameters have the leaf {path_name(path)!r}, "
+                "the given tree has not."
+            )
+        else:
+            aligned.append(given[at])
+    for path, leaf in given.items():
+        dropped = any(path[:n] in holes for n in range(len(path) + 1))
+        if path not in matched and not dropped and not is_hole(leaf):
+            raise ValueError(
+                f"{call}: the given tree has the leaf {path_name(path)!r}, "
+                "the parameters have not."
+            )
+    return aligned
