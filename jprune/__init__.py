@@ -1,1 +1,47 @@
+"""Pruning as optax transforms, and models that are smaller and faster for it."""
+
+from jprune import allocations as allocations
+from jprune import criteria as criteria
+from jprune import projections as projections
 from jprune import selection as selection
+from jprune import structures as structures
+from jprune import transforms as transforms
+from jprune._find import find_masks as find_masks
+from jprune.masks import LeafSummary as LeafSummary
+from jprune.masks import Summary as Summary
+from jprune.masks import apply_masks as apply_masks
+from jprune.masks import get_masks as get_masks
+from jprune.masks import measure_sparsity as measure_sparsity
+from jprune.masks import summarize as summarize
+from jprune.transforms import KeepMasksState as KeepMasksState
+from jprune.transforms import ProjectState as ProjectState
+from jprune.transforms import PruneState as PruneState
+from jprune.transforms import keep_masks as keep_masks
+from jprune.transforms import project as project
+from jprune.transforms import project_frobenius_ball as project_frobenius_ball
+from jprune.transforms import prune as prune
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "KeepMasksState",
+    "LeafSummary",
+    "ProjectState",
+    "PruneState",
+    "Summary",
+    "allocations",
+    "apply_masks",
+    "criteria",
+    "find_masks",
+    "get_masks",
+    "keep_masks",
+    "measure_sparsity",
+    "project",
+    "project_frobenius_ball",
+    "projections",
+    "prune",
+    "selection",
+    "structures",
+    "summarize",
+    "transforms",
+]

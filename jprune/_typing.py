@@ -20,3 +20,6 @@ Scalar: TypeAlias = float | jax.typing.ArrayLike
 
 Sparsity: TypeAlias = Scalar | optax.Schedule
 """The fraction removed: a number, a traced scalar or a schedule of the count."""
+
+Projection: TypeAlias = Callable[[Tree], Tree]
+"""A map of a tree of floating arrays onto a set, shapes and dtypes kept."""

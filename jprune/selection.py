@@ -20,6 +20,8 @@ from jprune._counts import Count
 from jprune._trees import is_hole, leaves_with_path, rebuild
 from jprune._typing import Masks, Tree
 
+__all__ = ["top_k_mask"]
+
 
 def top_k_mask(scores: Tree, k: jax.typing.ArrayLike) -> Masks:
     """Marks the ``k`` largest scores of a whole tree, exactly.
@@ -257,7 +259,11 @@ def _search(
         guess = (beyond / inside).astype(real)
         margin = lax.rsqrt(inside).astype(real)  # two standard errors
         keys = []
-        for place in (jnp.full_like(guess, 0.5), guess - margin, guess + margin):
+        for place in (
+            jnp.full_like(guess, 0.5),
+            guess - margin,
+            guess + margin,
+        ):
             step = jnp.clip(place, 0, 1 - 2**-20) * width.astype(real)
             last = jnp.maximum(width, 2) - 1
             keys.append(low + jnp.clip(step.astype(unsigned), 1, last))
@@ -334,7 +340,9 @@ def _tie_bound(
         slices = _replicated(jnp.sum(flags, axis=others, dtype=np.int32))
         before = jnp.cumsum(slices, axis=1) - slices
         # The slice that holds the last wanted tie: the last with fewer before.
-        place = jnp.sum(before < left, axis=1, keepdims=True, dtype=np.int32) - 1
+        place = (
+            jnp.sum(before < left, axis=1, keepdims=True, dtype=np.int32) - 1
+        )
         place = jnp.maximum(place, 0)
         left -= jnp.take_along_axis(before, place, axis=1)
         here = place.reshape((-1,) + (1,) * (flags.ndim - 1))

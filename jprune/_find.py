@@ -1,0 +1,229 @@
+"""From parameters to masks: criterion, structure, allocation, selection."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from jprune import _counts
+from jprune._checks import check_member, check_sparsity, check_where
+from jprune._checks import is_traced, prunable, select
+from jprune._trees import align, is_floating, leaves_with_path, path_name
+from jprune._trees import rebuild
+from jprune._typing import Masks, Sparsity, Tree, Where
+from jprune.allocations import Allocation, uniform
+from jprune.criteria import Criterion, magnitude
+from jprune.masks import full_masks
+from jprune.selection import count_kept
+from jprune.selection import select as select_units
+from jprune.structures import Structure, unstructured
+
+
+class Method(NamedTuple):
+    """What decides which weights stay, and how callers are named in errors."""
+
+    call: str
+    criterion: Criterion
+    structure: Structure
+    allocation: Allocation
+
+    def check(self) -> None:
+        """Refuses uncalled factories."""
+        check_member(self.call, "criterion", self.criterion, Criterion)
+        check_member(self.call, "structure", self.structure, Structure)
+        check_member(self.call, "allocation", self.allocation, Allocation)
+
+
+def find_masks(
+    params: Tree,
+    sparsity: float | jax.typing.ArrayLike,
+    *,
+    criterion: Criterion = magnitude(),
+    structure: Structure = unstructured(),
+    allocation: Allocation = uniform(),
+    where: Where = None,
+    masks: Masks | None = None,
+    grads: Tree | None = None,
+    key: jax.Array | None = None,
+) -> Masks:
+    """Decides which weights stay, once.
+
+    Args:
+      params: The parameters, any pytree.
+      sparsity: The fraction of units removed, in [0, 1]. Of ``n`` units
+        ``round(float(sparsity) * n)`` are lost (half to even); if it is traced,
+        its float32 (x64: float64) value takes part exactly.
+      criterion: What matters; see :mod:`jprune.criteria`.
+      structure: In what shape; see :mod:`jprune.structures`.
+      allocation: How much where; see :mod:`jprune.allocations`.
+      where: The leaves that are pruned: a bool tree or prefix of ``params``, a
+        callable ``params -> bool tree``, or a regular expression searched in
+        the leaf's path (``"Dense_0/kernel"``). Default: floating leaves with
+        two or more axes, unless they are called ``bias``, ``scale``, ``mean``,
+        ``var`` or something with ``embed``.
+      masks: Masks in force: what they keep comes before what they prune, so
+        pruned stays pruned while the sparsity does not fall.
+      grads: Gradients like ``params``, for criteria that need them.
+      key: A random key, for criteria that need one.
+
+    Returns:
+      A tree like ``params``: bool arrays of the parameters' shapes (and
+      sharding) for selected leaves, ``optax.MaskedNode()`` for the others.
+
+    Raises:
+      ValueError: A concrete ``sparsity`` outside [0, 1], an uncalled factory, a
+        ``where`` that selects nothing or what is not floating, masks or
+        gradients that do not fit.
+
+    References:
+      The order of equals is in :func:`jprune.selection.top_k_mask`.
+
+    >>> import jax.numpy as jnp, jprune
+    >>> jprune.find_masks({"kernel": jnp.array([[1., -4.], [3., -2.]]),
+    ...                    "bias": jnp.ones(2)}, .5)
+    {'bias': MaskedNode(), 'kernel': Array([[False,  True],
+           [ True, False]], dtype=bool)}
+    """
+    method = Method("find_masks", criterion, structure, allocation)
+    method.check()
+    if callable(sparsity):
+        raise ValueError(
+            "`find_masks(sparsity=...)` must be a number, got the schedule "
+            f"{sparsity!r}; schedules are for `prune`."
+        )
+    sparsity = check_sparsity("find_masks", sparsity)
+    chosen = choose("find_masks", where, params)
+    if masks is not None:
+        masks = full_masks("`find_masks(masks=...)`", chosen, masks)
+        masks = _everywhere(chosen, masks)
+    if grads is not None:
+        grads = like(chosen, grads, "`find_masks(grads=...)`")
+    state = criterion.update(grads, criterion.init(chosen), chosen)
+    return find(method, chosen, sparsity, state, grads, key, masks)
+
+
+def choose(call: str, where: Where, params: Tree) -> Tree:
+    """``params`` with ``MaskedNode`` where nothing is pruned."""
+    check_where(call, where)
+    selected = select(call, where, params, prunable)
+    leaves = [
+        leaf if pick or leaf is None else optax.MaskedNode()
+        for (_, leaf), pick in zip(
+            leaves_with_path(params), selected, strict=True
+        )
+    ]
+    return rebuild(params, leaves)
+
+
+def _everywhere(params: Tree, masks: Masks) -> Masks:
+    """Masks for every parameter: all is kept where there was none."""
+
+    def leaf(p: Any, mask: Any) -> Any:
+        if isinstance(mask, optax.MaskedNode):
+            return jnp.ones_like(p, dtype=bool)
+        return mask
+
+    return jax.tree.map(leaf, params, masks)
+
+
+def like(params: Tree, tree: Tree, call: str) -> Tree:
+    """``tree`` without what ``params`` has no parameter for."""
+    aligned = align(tree, params, call, prefix=False)
+    leaves = [
+        p if leaf is None else leaf
+        for (_, p), leaf in zip(leaves_with_path(params), aligned, strict=True)
+    ]
+    return rebuild(params, leaves)
+
+
+def find(
+    method: Method,
+    params: Tree,
+    sparsity: Any,
+    state: Any,
+    grads: Tree | None,
+    key: Any,
+    masks: Masks | None,
+) -> Masks:
+    """The masks of ``params``, of which every leaf is pruned."""
+    units, structure = _units(method, params, state, grads, key)
+    if not units:
+        return params
+    counts = _counts_of(method, params, sparsity)
+    kept = None if masks is None else _kept_units(method, masks)
+    chosen = structure.unflatten(select_units(units, counts, kept))
+    return method.structure.to_masks(chosen, params)
+
+
+def is_due(method: Method, params: Tree, sparsity: Any, masks: Masks) -> Any:
+    """Whether the number of kept units in any pool is not what it should be."""
+    if not jax.tree.leaves(params):
+        return np.False_
+    counts = _counts_of(method, params, sparsity)
+    kept = _kept_units(method, masks)
+    joint = isinstance(counts, _counts.Count)
+    wanted = (
+        counts
+        if isinstance(counts, _counts.Count)
+        else jax.tree.map(lambda *c: jnp.concatenate(c), *counts)
+    )
+    return ~jnp.all(_counts.equal(count_kept(kept, joint=joint), wanted))
+
+
+def _units(
+    method: Method, params: Tree, state: Any, grads: Any, key: Any
+) -> tuple[list[jax.Array], Any]:
+    """Scores of units, ready to be ranked, and the structure of their tree."""
+    scores = method.criterion.score(params, state, grads, key)
+    _check_scores(method.call, params, scores)
+    units = method.structure.to_units(scores)
+    return jax.tree.flatten(method.allocation.normalize(units))
+
+
+def _check_scores(call: str, params: Tree, scores: Tree) -> None:
+    """Refuses scores that are not floats in the shapes of the parameters."""
+    call = f"`{call}(criterion=...)`"
+    aligned = align(scores, params, f"{call}, the scores", prefix=False)
+    for (path, p), score in zip(leaves_with_path(params), aligned, strict=True):
+        if score is None:
+            continue
+        if not is_floating(score) or np.shape(score) != np.shape(p):
+            found = getattr(score, "dtype", type(score).__name__)
+            raise ValueError(
+                f"{call}: the scores of {path_name(path)!r} must be floating of "
+                f"shape {np.shape(p)}, got {found} of shape {np.shape(score)}."
+            )
+
+
+def _counts_of(
+    method: Method, params: Tree, sparsity: Any
+) -> _counts.Count | list[_counts.Count]:
+    """How many units stay: one count, or ``[pools]`` counts for each leaf."""
+
+    def units_of(params: Tree) -> Tree:
+        return method.structure.to_units(params)
+
+    units = jax.eval_shape(units_of, params)
+    counts = method.allocation.counts(units, sparsity)
+    if method.allocation.joint:
+        return _counts.count_of(counts)
+    leaves = jax.tree.structure(units).flatten_up_to(counts)
+    return [
+        jax.tree.map(
+            lambda c: jnp.broadcast_to(c, pools),  # noqa: B023
+            _counts.count_of(count),
+        )
+        for count, pools in zip(
+            leaves, [x.shape[:1] for x in jax.tree.leaves(units)], strict=True
+        )
+    ]
+
+
+def _kept_units(method: Method, masks: Masks) -> list[jax.Array]:
+    """Units of which any weight is kept."""
+    scores = jax.tree.map(lambda m: m.astype(jnp.float32), masks)
+    units = jax.tree.leaves(method.structure.to_units(scores))
+    return [x > 0 for x in units]

@@ -1,0 +1,79 @@
+"""Projections: maps of whole trees onto sets, ``tree -> tree``."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jprune._checks import check_radius
+from jprune._typing import Projection, Scalar, Tree
+
+__all__ = ["frobenius_ball"]
+
+
+def frobenius_ball(radius: Scalar) -> Projection:
+    r"""Projects a tree onto the ball :math:`\|W\|_F \le r`.
+
+    .. math::
+
+      P(W) = \arg\min_{\|V\|_F \le r} \|W - V\|_F
+           = W \cdot \min(1, r / \|W\|_F)
+
+    where :math:`\|W\|_F` runs over all entries of all leaves: the constraint of
+    problems 2 and 3 of automatic pruning and optimisation. (On a matrix
+    ``optax.projections.projection_l2_ball`` is the same in exact arithmetic; it
+    returns zeros in float16 once the sum of squares overflows.)
+
+    Args:
+      radius: :math:`r > 0`, a number or a traced scalar.
+
+    Returns:
+      A function of a tree of floating arrays to a tree of the same shapes and
+      dtypes. Inside the ball it is the identity, bit for bit. The norm is
+      accumulated in float32 at least, and scaled so that it can't overflow.
+
+    Raises:
+      ValueError: A concrete radius is not a positive number.
+
+    Cost: two reads of the tree and one write.
+
+    >>> import jax.numpy as jnp, jprune
+    >>> jprune.projections.frobenius_ball(1.)(jnp.array([3., 4.]))
+    Array([0.6, 0.8], dtype=float32)
+    """
+    radius = check_radius("frobenius_ball", radius)
+
+    def project(tree: Tree) -> Tree:
+        leaves = [jnp.asarray(x) for x in jax.tree.leaves(tree)]
+        leaves = [x for x in leaves if x.size]
+        if not leaves:
+            return tree
+        dtype = jnp.result_type(jnp.float32, *(x.dtype for x in leaves))
+        wide = [x.astype(dtype) for x in leaves]
+        largest = jnp.stack([jnp.max(jnp.abs(x)) for x in wide]).max()
+        # A power of two, so that dividing by it is exact.
+        _, exponent = jnp.frexp(jax.lax.stop_gradient(largest))
+        scale = jnp.ldexp(jnp.ones((), dtype), exponent - 1)
+        scale = jnp.where(largest > 0, scale, 1)
+        squares = sum(_sum_of_squares(x / scale) for x in wide)
+        norm = jnp.sqrt(jnp.where(largest > 0, squares, 1))
+        ratio = jnp.asarray(radius, dtype) / scale / norm
+        inside = (ratio >= 1) | (largest == 0)
+
+        def shrink(x: Any) -> jax.Array:
+            x = jnp.asarray(x)
+            return jnp.where(
+                inside, x, (x.astype(dtype) * ratio).astype(x.dtype)
+            )
+
+        return jax.tree.map(shrink, tree)
+
+    return project
+
+
+def _sum_of_squares(x: jax.Array) -> jax.Array:
+    """Axis by axis: the rounding errors of short sums don't add up."""
+    x = jnp.square(x)
+    while x.ndim:
+        x = jnp.sum(x, axis=-1)
+    return x
