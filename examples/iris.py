@@ -128,7 +128,7 @@ class Row(NamedTuple):
 
 
 def run_all(args: argparse.Namespace, data: Data, bar: tqdm) -> list[Row]:
-    """Trains and prunes; all rows of a seed see the same batches."""
+    """Trains and prunes; in a seed, all rows see the same batches."""
     seeds = range(args.seed, args.seed + args.seeds)
     batches = np.stack([shuffle(seed, args.epochs) for seed in seeds])
     keys = jax.vmap(jax.random.key)(np.array(seeds))
@@ -143,15 +143,18 @@ def run_all(args: argparse.Namespace, data: Data, bar: tqdm) -> list[Row]:
         bar.update(args.epochs)
         return run
 
+    def find(params: Params, sparsity: float, **options: Any) -> Any:
+        return jax.lax.map(
+            lambda p: jprune.find_masks(p, sparsity, **options), params
+        )
+
     dense = fit(fresh, adam)
 
     # What the article calls pruning: all weights shrink, and all stay.
     scaled = jax.tree.map(lambda w: (1 - args.rate) * w, dense.params)
 
     # One shot: the smallest weights of each layer go, the others adapt.
-    masks = jax.lax.map(
-        lambda params: jprune.find_masks(params, args.rate), dense.params
-    )
+    masks = find(dense.params, args.rate)
     cut = jprune.apply_masks(dense.params, masks)
     tuned = fit(cut, sgd, masks=masks)
 
@@ -166,21 +169,16 @@ def run_all(args: argparse.Namespace, data: Data, bar: tqdm) -> list[Row]:
 
     # Global: one ranking of all weights, so that layers lose what they can.
     ranking = jprune.allocations.global_ranking()
-    masks = jax.lax.map(
-        lambda params: jprune.find_masks(
-            params, args.sparsity, allocation=ranking
-        ),
-        dense.params,
-    )
+    masks = find(dense.params, args.sparsity, allocation=ranking)
     ranked = fit(jprune.apply_masks(dense.params, masks), sgd, masks=masks)
 
     # The three problems: a small norm instead of few weights.
     ball = optax.chain(adam, jprune.project_frobenius_ball(args.radius))
-    small = fit(fresh, adam, compression)
-    small_in_ball = fit(fresh, ball, compression)
-    fit_in_ball = fit(fresh, ball, squared_error)
+    first = fit(fresh, adam, compression)
+    second = fit(fresh, ball, compression)
+    third = fit(fresh, ball, squared_error)
 
-    rate, sparsity = f"{args.rate:.0%}", f"{args.sparsity:.0%}"
+    rate, sparsity = f"{100 * args.rate:g}%", f"{100 * args.sparsity:g}%"
     return [
         Row("dense", dense.params, [dense]),
         Row(f"scaled by 1 - {args.rate:g}", scaled),
@@ -188,11 +186,9 @@ def run_all(args: argparse.Namespace, data: Data, bar: tqdm) -> list[Row]:
         Row(f"one-shot {rate}, fine-tuned", tuned.params, [dense, tuned]),
         Row(f"gradual to {sparsity}", held.params, [gradual, held]),
         Row(f"global {sparsity}, fine-tuned", ranked.params, [dense, ranked]),
-        Row("problem 1, compression", small.params, [small]),
-        Row(
-            "problem 2, ... in the ball", small_in_ball.params, [small_in_ball]
-        ),
-        Row("problem 3, fit in the ball", fit_in_ball.params, [fit_in_ball]),
+        Row("problem 1, compression", first.params, [first]),
+        Row("problem 2, ... in the ball", second.params, [second]),
+        Row("problem 3, fit in the ball", third.params, [third]),
     ]
 
 
@@ -221,7 +217,7 @@ def measure(params: Params, data: Data) -> Measured:
     scores = jax.vmap(accuracy, (0, None))(params, data)
     first = jax.tree.map(lambda p: p[0], params)
     weights = sum(w.size for w in kernels(params))
-    kept = sum(np.count_nonzero(w) for w in kernels(params))
+    kept = sum(int(np.count_nonzero(w)) for w in kernels(params))
     biases = optax.tree.size(first) - weights
     return Measured(
         accuracy=float(scores[0]),
@@ -234,10 +230,11 @@ def measure(params: Params, data: Data) -> Measured:
 
 
 def table(rows: Sequence[Row], results: Sequence[Measured], args: Any) -> str:
+    seed, mean = f"seed {args.seed}", f"mean of {args.seeds}"
     lines = [
-        f"{'':26}   test accuracy",
-        f"{'':26} {f'seed {args.seed}':>8} {f'mean of {args.seeds}':>11}"
-        f" {'kept':>8} {'sparsity':>9} {'|W|_F':>6} {'mul-adds':>9} {'bytes':>6}",
+        "A 4-10-10-3 network on Iris; test accuracy on 30 flowers.\n",
+        f"{'':26} {seed:>8} {mean:>11} {'kept':>8} {'sparsity':>9}"
+        f" {'|W|_F':>6} {'mul-adds':>9} {'bytes':>6}",
     ]
     for row, m in zip(rows, results, strict=True):
         lines.append(
@@ -264,8 +261,8 @@ def conclude(rows: Sequence[Row], results: Sequence[Measured]) -> str:
     return (
         f"Scaling and problems 1 to 3 bring |W|_F from {dense.norm:.2f} to "
         f"{norms}, and remove {removed} of the {dense.weights} weights.\n"
-        f'The smallest network, "{name}", keeps {best.kept} weights in '
-        f"{best.stored} bytes (dense: {dense.stored}) and a mean accuracy of "
+        f'The smallest pruned network, "{name}", keeps {best.kept} of them in '
+        f"{best.stored} bytes (dense: {dense.stored}), at a mean accuracy of "
         f"{best.mean_accuracy:.1%} (dense: {dense.mean_accuracy:.1%})."
     )
 
@@ -274,8 +271,8 @@ def plot(path: Path, rows: Sequence[Row]) -> None:
     """Kernels of the first seed, pruned weights grey; and learning curves."""
     from matplotlib.figure import Figure
 
-    figure = Figure((11, 8), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=(3, 2))
+    figure = Figure((11, 7), layout="constrained")
+    above, below = figure.subfigures(2, 1)
     shown = [rows[i] for i in (0, 1, 3, 4, 5, 8)]
     axes = above.subplots(3, len(shown), height_ratios=(4, 10, 3))
     for column, row in zip(axes.T, shown, strict=True):
@@ -290,11 +287,10 @@ def plot(path: Path, rows: Sequence[Row]) -> None:
     above.colorbar(image, ax=axes, label="weight; grey: pruned, exactly 0")
 
     axis = below.subplots()
-    for row in rows:
-        if row.runs:
-            curve = np.concatenate([run.curve for run in row.runs], axis=1)
-            epochs = np.arange(1, curve.shape[1] + 1)
-            axis.plot(epochs, 100 * curve.mean(0), label=row.name, lw=1)
+    for row in reversed([row for row in rows if row.runs]):
+        curve = np.concatenate([run.curve for run in row.runs], axis=1)
+        epochs = np.arange(1, curve.shape[1] + 1)
+        axis.plot(epochs, 100 * curve.mean(0), label=row.name, lw=1)
     axis.set(xlabel="epoch", ylabel="test accuracy, %, mean of the seeds")
     axis.legend(fontsize=8)
     figure.savefig(path, dpi=100)
@@ -321,20 +317,9 @@ def number(kind: type, low: float, high: float) -> Callable[[str], Any]:
     return parse
 
 
-def image_file(text: str) -> Path:
-    path = Path(text)
-    if path.suffix not in (".png", ".pdf", ".svg"):
-        raise argparse.ArgumentTypeError(
-            f"must end in .png, .pdf or .svg, got {text!r}"
-        )
-    if not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"{path.parent} is no folder")
-    return path
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        description="Prune a small network on the Iris flowers in many ways.",
+        description="Prune a small network on Iris in many ways."
     )
 
     def add(flag: str, kind: Any, default: Any, text: str) -> None:
@@ -344,12 +329,22 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     add("--sparsity", number(float, 0, 1), 0.8, "gradual and global pruning")
     add("--rate", number(float, 0, 1), 0.5, "scaling and one-shot pruning")
-    add("--radius", number(float, 1e-6, 1e6), 3.0, "|W|_F in the ball")
+    add("--radius", number(float, 1e-6, 1e6), 2.5, "|W|_F in the ball")
     add("--epochs", number(int, 1, 10_000), 100, "of every training")
     add("--seed", number(int, 0, 10**9), 42, "the first seed")
     add("--seeds", number(int, 1, 1000), 20, "how many seeds are averaged")
-    add("--plot", image_file, None, "draw weights, masks and curves there")
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE", help="draw weights and curves"
+    )
     args = parser.parse_args(argv)
+    if args.plot and not (
+        args.plot.suffix in (".png", ".pdf", ".svg")
+        and args.plot.parent.is_dir()
+    ):
+        parser.error(
+            "argument --plot: must be a .png, .pdf or .svg in a folder that "
+            f"exists, got '{args.plot}'"
+        )
 
     data = load_data()
     with tqdm(total=8 * args.epochs, unit="epoch", desc="training") as bar:
