@@ -230,15 +230,15 @@ def measure(params: Params, data: Data) -> Measured:
 
 
 def table(rows: Sequence[Row], results: Sequence[Measured], args: Any) -> str:
-    seed, mean = f"seed {args.seed}", f"mean of {args.seeds}"
+    seed, mean = f" seed {args.seed}", f"mean of {args.seeds}"
     lines = [
         "A 4-10-10-3 network on Iris; test accuracy on 30 flowers.\n",
-        f"{'':26} {seed:>8} {mean:>11} {'kept':>8} {'sparsity':>9}"
+        f"{'':26} {seed} {mean:>12} {'kept':>8} {'sparsity':>9}"
         f" {'|W|_F':>6} {'mul-adds':>9} {'bytes':>6}",
     ]
     for row, m in zip(rows, results, strict=True):
         lines.append(
-            f"{row.name:26} {m.accuracy:8.1%} {m.mean_accuracy:11.1%}"
+            f"{row.name:26} {m.accuracy:{len(seed)}.1%} {m.mean_accuracy:12.1%}"
             f" {f'{m.kept}/{m.weights}':>8} {1 - m.kept / m.weights:9.1%}"
             f" {m.norm:6.2f} {m.kept:9} {m.stored:6}"
         )
