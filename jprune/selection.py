@@ -101,22 +101,22 @@ def select(
                 f"A leaf holds {x.size} units, of shape {x.shape[1:]}; "
                 "selection counts below 2**31 in one leaf."
             )
-    if not isinstance(wanted, Count):
-        stacked = jax.tree.map(lambda *c: jnp.concatenate(c), *wanted)
-        return _select(units, stacked, kept, joint=False)
-    # One ranking: pools are units like any others.
-    units = [x[None] for x in units]
-    kept = kept and [x[None] for x in kept]
-    return [mask[0] for mask in _select(units, wanted, kept, joint=True)]
+    if isinstance(wanted, Count):
+        # One ranking is one pool; what were pools are units like any others.
+        units = [x[None] for x in units]
+        kept = kept and [x[None] for x in kept]
+        wanted = jax.tree.map(lambda x: x[None], wanted)
+        return [mask[0] for mask in _select(units, wanted, kept)]
+    each = [None] * len(units) if kept is None else [[x] for x in kept]
+    return [
+        _select([x], count, old)[0]
+        for x, count, old in zip(units, wanted, each, strict=True)
+    ]
 
 
 def count_kept(masks: list[jax.Array], *, joint: bool) -> Count:
     """Marked units of each pool in turn, or of all together (a scalar)."""
-    return _ranked(jnp.concatenate([_count(x)[0] for x in masks]), joint)
-
-
-def _ranked(counts: jax.Array, joint: bool) -> Count:
-    """Int32 counts of all pools as they are ranked: one by one or together."""
+    counts = jnp.concatenate([_count(x)[0] for x in masks])
     count = _counts.count_of(counts)
     return _counts.total(count) if joint else count
 
@@ -126,242 +126,331 @@ class _Leaf(NamedTuple):
 
     scores: jax.Array  # [pools, ...] floating
     kept: jax.Array | None  # [pools, ...] bool; None: all are candidates
-    grow: jax.Array | None  # bool: the candidates are those not kept
+    grow: jax.Array | None  # [pools] bool: the candidates are those not kept
 
 
 class _Bracket(NamedTuple):
-    """Keys ``low < high`` with ``count(low) >= wanted > count(high)``."""
+    """Keys ``low < high`` with ``under_low <= lost <= under_high``."""
 
-    low: jax.Array  # unsigned, one per pool, or a scalar in one ranking
+    low: jax.Array  # [pools] unsigned
     high: jax.Array
-    at_low: Count  # candidates at or above ``low``
-    at_high: Count
+    under_low: Count  # [pools] candidates at or under ``low``
+    under_high: Count
 
 
-@partial(jax.jit, static_argnames="joint")
+_Counter = Callable[[list[jax.Array]], list[Count]]
+
+
+@jax.jit
 def _select(
-    units: list[jax.Array],
-    wanted: Count,
-    kept: list[jax.Array] | None,
-    *,
-    joint: bool,
+    units: list[jax.Array], wanted: Count, kept: list[jax.Array] | None
 ) -> list[jax.Array]:
-    """See :func:`select`; ``wanted`` is a scalar or one count per pool."""
-    sizes = [np.full(x.shape[0], x[0].size, np.int64) for x in units]
-    full = np.concatenate(sizes)
-    available = _counts.count_of(full.sum() if joint else full)
+    """Marks the ``wanted[p]`` best of ``units[0][p], units[1][p], ...``."""
+    full = np.full(wanted.low.shape, sum(x[0].size for x in units))
+    available = _counts.count_of(full)
     leaves = [_Leaf(x, None, None) for x in units]
     if kept is not None:
         # Kept units come first: with enough of them the choice is among them,
         # else they all stay and the choice is among the others.
-        marked = count_kept(kept, joint=joint)
+        marked = _sums([_count(x) for x in kept])[0]
         grow = _counts.less(marked, wanted)
         rest = _counts.subtract(wanted, marked)
         others = _counts.subtract(available, marked)
         wanted = _counts.where(grow, rest, wanted)
         available = _counts.where(grow, others, marked)
-        leaves = list(map(_Leaf, units, kept, _spread(grow, units, joint)))
+        leaves = [_Leaf(*x, grow) for x in zip(units, kept, strict=True)]
 
-    wide = any(x.dtype == jnp.float64 for x in units)
-    unsigned = np.dtype(np.uint64 if wide else np.uint32)
-
-    def count(*keys: jax.Array) -> list[Count]:
-        each = map(_count_scores, leaves, *(per_leaf(key) for key in keys))
-        counts = [jnp.concatenate(c) for c in zip(*each, strict=True)]
-        return [_ranked(c, joint) for c in counts]
-
-    def per_leaf(values: jax.Array) -> list[jax.Array]:
-        return _spread(values, units, joint)
-
-    found = _search(count, wanted, available, unsigned)
-    lows, highs = per_leaf(found.low), per_leaf(found.high)
+    lost = _counts.subtract(available, wanted)
+    found = _threshold(leaves, lost, available)
 
     def divide_ties() -> jax.Array:
-        ties = jnp.concatenate(list(map(_count_ties, leaves, lows, highs)))
-        missing = _counts.subtract(wanted, found.at_high)
-        if joint:  # earlier leaves take theirs first
-            missing = _counts.share(missing, _counts.count_of(ties))
-        shares = _spread(_counts.to_int32(missing), units, False)
-        bounds = map(_tie_bound, leaves, lows, highs, shares)
-        return jnp.concatenate(list(bounds))
+        ties = jnp.stack([_count_ties(x, found) for x in leaves])
+        above = _counts.subtract(available, found.under_high)
+        missing = _counts.subtract(wanted, above)
+        return _tie_bounds(leaves, found, ties, missing)
 
+    everything = np.full((len(units), *full.shape), 2**31, np.uint32)
     bounds = lax.cond(
-        jnp.all(_counts.equal(found.at_low, wanted)),
-        lambda: jnp.full(full.shape, 2**31, np.uint32),
+        jnp.all(_counts.equal(found.under_low, lost)),
+        lambda: jnp.asarray(everything),
         divide_ties,
     )
-    return list(map(_mask, leaves, lows, highs, _spread(bounds, units, False)))
-
-
-def _spread(
-    values: jax.Array, units: list[jax.Array], joint: bool
-) -> list[jax.Array]:
-    """What each leaf needs of one value per pool, ready to broadcast."""
-    if joint:
-        return [values] * len(units)
-    pools = [x.shape[0] for x in units]
-    if max(pools) == 1:
-        # Not by slices: each would be part of its leaf's loop, and 500 leaves
-        # of one shape would be compiled 500 times.
-        rows = np.eye(len(units), dtype=bool)
-        parts = [jnp.sum(values, where=row, keepdims=True) for row in rows]
-    else:
-        parts = jnp.split(values, np.cumsum(pools)[:-1])
     return [
-        part.astype(values.dtype).reshape((-1,) + (1,) * (x.ndim - 1))
-        for part, x in zip(parts, units, strict=True)
+        _mask(leaf, found, _row(bounds, i))
+        for i, leaf in enumerate(leaves)
     ]
 
 
-def _search(
-    count: Callable[..., list[Count]],
-    wanted: Count,
-    available: Count,
-    unsigned: np.dtype[Any],
-) -> _Bracket:
-    """Finds keys at or above which there are ``wanted`` candidates.
+def _row(values: jax.Array, i: int) -> jax.Array:
+    """``values[i]``, by a sum: a slice would be fused into the leaf's loop, and
+    500 leaves of one shape would be compiled 500 times."""
+    if len(values) == 1:
+        return values[0]
+    hot = np.arange(len(values)).reshape(-1, 1) == i
+    return jnp.sum(values, axis=0, where=hot, dtype=values.dtype)
 
-    Each pass over the units counts at three keys: the middle of the bracket, so
-    that the search always ends, and two around the place where the wanted key
-    would be if those between were evenly spread, so that it ends soon.
 
-    Args:
-      count: The candidates at or above each of three keys.
-      wanted: How many are wanted.
-      available: How many there are.
-      unsigned: The dtype of the keys; nothing is at the largest.
-
-    Returns:
-      A bracket whose ``low`` has exactly ``wanted`` candidates, or whose ends
-      are neighbours.
-    """
-    real = np.float64 if unsigned.itemsize == 8 else np.float32
-    top = np.array(np.iinfo(unsigned).max, unsigned)
+def _threshold(leaves: list[_Leaf], lost: Count, available: Count) -> _Bracket:
+    """Finds the key under which lie the ``lost`` candidates of each pool."""
+    wide = any(x.scores.dtype == jnp.float64 for x in leaves)
+    unsigned = np.dtype(np.uint64 if wide else np.uint32)
+    sign, infinity = _landmarks(unsigned)
     start = _Bracket(
-        low=jnp.zeros(wanted.low.shape, unsigned),
-        high=jnp.full(wanted.low.shape, top),
-        at_low=available,
-        at_high=jax.tree.map(jnp.zeros_like, wanted),
+        low=jnp.full(lost.low.shape, sign - infinity - 1),
+        high=jnp.full(lost.low.shape, sign + infinity + 1),
+        under_low=jax.tree.map(jnp.zeros_like, lost),
+        under_high=available,
     )
 
-    def unfinished(now: _Bracket) -> jax.Array:
-        inexact = ~_counts.equal(now.at_low, wanted)
-        return jnp.any(inexact & (now.high - now.low > 1))
+    def counter(leaves: list[_Leaf]) -> _Counter:
+        return lambda keys: _sums([_count_under(x, *keys) for x in leaves])
 
-    def narrow(now: _Bracket) -> _Bracket:
-        low, high, at_low, at_high = now
+    some = _sample(leaves)
+    points = 7 if len(leaves) <= 16 else 3
+    if not some:
+        return _search(counter(leaves), lost, start, points)
+    # The bracket that holds the wanted key in a sample, three standard errors
+    # to each side, most likely holds it in all.
+    count = counter(some)
+    most = count([start.high])[0]
+    seen, part = _counts.to_float(most), _counts.to_float(lost)
+    middle = seen * part / jnp.maximum(_counts.to_float(available), 1)
+    margin = 1 + 3 * jnp.sqrt(middle * jnp.maximum(1 - middle / seen, 0))
+    ends = []
+    for place in (middle - margin, middle + margin):
+        rank = jnp.clip(place, 0, seen).astype(np.int32)
+        begin = start._replace(under_high=most)
+        ends.append(_search(count, _counts.count_of(rank), begin, 7))
+    low, high = ends[0].low, ends[1].high
+    return _search(counter(leaves), lost, start, points, (low, high))
+
+
+def _sample(leaves: list[_Leaf]) -> list[_Leaf]:
+    """About one in 64 units of the largest leaves, at most 2**17; [] if few.
+
+    Regular slices, and none across devices. A bad sample costs passes, and
+    nothing else.
+    """
+    leaves = sorted(leaves, key=lambda x: -x.scores.size)[:16]
+    size = sum(x.scores.size for x in leaves)
+    if size < 2**18 * leaves[0].scores.shape[0]:
+        return []
+    some = []
+    for leaf in leaves:
+        left, slices = max(64, size >> 17), [slice(None)]
+        shape, spec = leaf.scores.shape, jax.typeof(leaf.scores).sharding.spec
+        for axis in range(1, len(shape)):
+            free = spec[axis] is None and left > 1
+            rest = axis + 1 == len(shape)
+            most = shape[axis] if rest else shape[axis] // 64
+            stride = min(left, max(most, 1)) if free else 1
+            slices.append(slice(None, None, stride))
+            left //= stride
+        if left == 1:
+            kept = None if leaf.kept is None else leaf.kept[*slices]
+            some.append(leaf._replace(scores=leaf.scores[*slices], kept=kept))
+    return some
+
+
+def _search(
+    count: _Counter,
+    lost: Count,
+    start: _Bracket,
+    points: int,
+    hint: tuple[jax.Array, jax.Array] | None = None,
+) -> _Bracket:
+    """Finds the key at or under which there are ``lost`` candidates.
+
+    Each pass over the units counts at a few keys: around the place where the
+    wanted key would be if those in the bracket were evenly spread, so that the
+    search ends soon, or across the bracket, so that it always ends.
+
+    Args:
+      count: The candidates at or under each of some keys.
+      lost: How many are wanted.
+      start: What to begin with; its ends are not asked for.
+      points: How many keys to ask for in one pass.
+      hint: Between which keys to look first.
+
+    Returns:
+      A bracket whose ``low`` has exactly ``lost`` candidates, or whose ends
+      are neighbours.
+    """
+    real = np.float64 if start.low.dtype.itemsize == 8 else np.float32
+    spots = np.arange(points, dtype=real)
+
+    def unfinished(now: tuple[_Bracket, jax.Array, jax.Array]) -> jax.Array:
+        here = now[0]
+        inexact = ~_counts.equal(here.under_low, lost)
+        return jnp.any(inexact & (here.high - here.low > 1))
+
+    def across(low: jax.Array, high: jax.Array, first: Any, step: Any) -> Any:
         width = high - low
-        inside = _counts.to_float(_counts.subtract(at_low, at_high))
-        beyond = _counts.to_float(_counts.subtract(at_low, wanted))
-        inside = jnp.maximum(inside, 1)
-        guess = (beyond / inside).astype(real)
-        margin = lax.rsqrt(inside).astype(real)  # two standard errors
-        keys = []
-        for place in (jnp.full_like(guess, 0.5), guess - margin, guess + margin):
-            step = jnp.clip(place, 0, 1 - 2**-20) * width.astype(real)
-            last = jnp.maximum(width, 2) - 1
-            keys.append(low + jnp.clip(step.astype(unsigned), 1, last))
-        for key, here in zip(keys, count(*keys), strict=True):
-            few = _counts.less(here, wanted)
-            up, down = ~few & (key > low), few & (key < high)
+        places = jnp.clip(first + step * spots[:, None], 0, 1)
+        keys = (places * width.astype(real)).astype(low.dtype)
+        return low + jnp.minimum(keys, width)
+
+    def narrow(now: tuple[_Bracket, jax.Array, jax.Array]) -> Any:
+        (low, high, under_low, under_high), keys, turn = now
+        keys = jnp.clip(keys, low + 1, high - 1)
+        for key, here in zip(keys, count(list(keys)), strict=True):
+            few = ~_counts.less(lost, here)
+            up, down = few & (key > low), ~few & (key < high)
             low, high = jnp.where(up, key, low), jnp.where(down, key, high)
-            at_low = _counts.where(up, here, at_low)
-            at_high = _counts.where(down, here, at_high)
-        return _Bracket(low, high, at_low, at_high)
+            under_low = _counts.where(up, here, under_low)
+            under_high = _counts.where(down, here, under_high)
+        inside = _counts.to_float(_counts.subtract(under_high, under_low))
+        beyond = _counts.to_float(_counts.subtract(lost, under_low))
+        inside = jnp.maximum(inside, 1).astype(real)
+        # Half a unit further: between this unit and the next.
+        guess = jnp.minimum((beyond.astype(real) + 0.5) / inside, 1)
+        even = 1 / (points + 1)
+        error = 2 * jnp.sqrt(guess * (1 - guess) / inside)
+        step = jnp.minimum(error / (points // 2), even)
+        step = jnp.where((turn > 4) & (turn % 2 == 1), even, step)
+        edge = step * (points // 2)
+        first = jnp.clip(guess, edge + step, 1 - edge - step) - edge
+        keys = across(low, high, first, step)
+        return _Bracket(low, high, under_low, under_high), keys, turn + 1
 
-    return lax.while_loop(unfinished, narrow, start)
+    if hint is None:
+        keys = across(start.low, start.high, 1 / (points + 1), 1 / (points + 1))
+    else:
+        keys = across(*hint, 0, 1 / (points - 1)).at[-1].set(hint[1])
+    return lax.while_loop(unfinished, narrow, (start, keys, 0))[0]
 
 
-def _at_least(leaf: _Leaf, key: jax.Array) -> jax.Array:
-    """Candidates whose score is at or above a key; NaN is above all, -0 is 0.
+def _tie_bounds(
+    leaves: list[_Leaf], found: _Bracket, ties: jax.Array, missing: Count
+) -> jax.Array:
+    """``[leaves, pools]``: the flat index before which ties are taken.
+
+    Leaf after leaf takes all or none of its ties, but for one in each pool; in
+    that one the index is searched for like a key.
+    """
+    shares = _counts.to_int32(_counts.share(missing, _counts.count_of(ties)))
+    divided = (shares > 0) & (shares < ties)
+
+    def here(values: jax.Array) -> Count:
+        return _counts.count_of(jnp.sum(values, 0, np.int32, where=divided))
+
+    def count(keys: list[jax.Array]) -> list[Count]:
+        each = [
+            _count_ties(x, found, *keys) for x in leaves
+        ]
+        return [here(jnp.stack(c)) for c in zip(*each, strict=True)]
+
+    size = max(x.scores[0].size for x in leaves)
+    start = _Bracket(
+        low=jnp.zeros(ties.shape[1:], np.uint32),
+        high=jnp.full(ties.shape[1:], size, np.uint32),
+        under_low=here(jnp.zeros_like(ties)),
+        under_high=here(ties),
+    )
+    bound = _search(count, here(shares), start, 3).low
+    return jnp.where(divided, bound, jnp.where(shares > 0, np.uint32(2**31), 0))
+
+
+def _landmarks(dtype: np.dtype[Any]) -> tuple[Any, Any]:
+    """The key of 0, and how far from it the keys of infinity are."""
+    real = np.dtype(np.float64 if dtype.itemsize == 8 else np.float32)
+    sign = np.array(1, dtype) << np.array(8 * dtype.itemsize - 1, dtype)
+    return sign, np.array(np.inf, real).view(dtype)
+
+
+def _under(leaf: _Leaf, key: jax.Array) -> jax.Array:
+    """Which scores are at or under a key; NaN is above all, -0 is 0.
 
     Keys are bit patterns, turned so that they rise with the floats. Scores are
     compared as floats: subnormals are what the backend takes them for, as they
     are in ``jnp.argsort``.
     """
-    sign = np.array(1 << (8 * key.dtype.itemsize - 1), key.dtype)
+    sign, infinity = _landmarks(key.dtype)
     real = np.dtype(np.float64 if key.dtype.itemsize == 8 else np.float32)
-    infinity = np.array(np.inf, real).view(key.dtype)
-    turned = jnp.maximum(key, sign - infinity)  # all below -inf is -inf
-    bits = jnp.where(turned < sign, sign + (sign - turned), turned - sign)
-    limit = lax.bitcast_convert_type(bits, real)  # NaN above inf
-    top = np.array(np.iinfo(key.dtype).max, key.dtype)
-    x = leaf.scores.astype(real)
-    flags = (x >= limit) | ((x != x) & (key < top))
-    return flags if leaf.kept is None else flags & (leaf.kept != leaf.grow)
+    bits = jnp.where(key < sign, sign + (sign - key), key - sign)
+    # Keys beyond the infinities are NaN, and nothing compares with NaN: none is
+    # under the lowest, which is right, and all must be under the highest.
+    limit = lax.bitcast_convert_type(bits, real)
+    under = leaf.scores.astype(real) <= _wide(limit, leaf)
+    return under | _wide(key > sign + infinity, leaf)
 
 
-def _count(*flags: jax.Array) -> tuple[jax.Array, ...]:
+def _wide(values: jax.Array, leaf: _Leaf) -> jax.Array:
+    """A value per pool, to broadcast over the pool's units."""
+    return values.reshape((-1,) + (1,) * (leaf.scores.ndim - 1))
+
+
+def _candidates(leaf: _Leaf, flags: jax.Array) -> jax.Array:
+    if leaf.kept is None:
+        return flags
+    return flags & (leaf.kept != _wide(leaf.grow, leaf))
+
+
+def _count(*flags: jax.Array) -> list[jax.Array]:
     """True entries of each pool, of several arrays in one read, int32."""
-    return lax.reduce(
+    shape = flags[0].shape
+    # Rows first, if they are long: the CPU backend shares out what is summed to
+    # several numbers among its threads.
+    rows = shape[0] == 1 and np.prod(shape[2:], dtype=int) >= 512
+    counts = lax.reduce(
         tuple(flag.astype(np.int32) for flag in flags),
         (np.int32(0),) * len(flags),
         lambda a, b: tuple(map(lax.add, a, b)),
-        tuple(range(1, flags[0].ndim)),
+        tuple(range(2 if rows else 1, len(shape))),
     )
+    if rows:
+        return [jnp.sum(c, axis=1, dtype=np.int32) for c in counts]
+    return list(counts)
+
+
+def _sums(counts: list[list[jax.Array]]) -> list[Count]:
+    """For each of some int32 counts of each leaf, the sum over the leaves."""
+    # One concatenation, not one per count: it compiles much faster.
+    flat = jnp.concatenate([c for leaf in counts for c in leaf])
+    cube = flat.reshape(len(counts), len(counts[0]), -1)
+    total = _counts.total(_counts.count_of(cube))
+    return [jax.tree.map(lambda x: x[i], total) for i in range(cube.shape[1])]
 
 
 # What is done per leaf is jitted, to be traced once for all leaves of one shape.
 
 
 @jax.jit
-def _count_scores(leaf: _Leaf, *keys: jax.Array) -> tuple[jax.Array, ...]:
-    # Without the barrier the compiler prepares the scores once, outside the
-    # loop, and keeps them: a copy of the scores, and no faster.
-    leaf, keys = lax.optimization_barrier((leaf, keys))
-    return _count(*(_at_least(leaf, key) for key in keys))
+def _count_under(leaf: _Leaf, *keys: jax.Array) -> list[jax.Array]:
+    if leaf.kept is not None or leaf.scores.dtype.itemsize < 4:
+        # Without the barrier the compiler prepares the scores once, outside
+        # the loop, and keeps them: a copy of the scores, and no faster.
+        leaf, keys = lax.optimization_barrier((leaf, keys))
+    return _count(*(_candidates(leaf, _under(leaf, key)) for key in keys))
 
 
 @jax.jit
-def _count_ties(leaf: _Leaf, low: jax.Array, high: jax.Array) -> jax.Array:
-    return _count(_at_least(leaf, low) & ~_at_least(leaf, high))[0]
+def _count_ties(leaf: _Leaf, found: _Bracket, *bounds: jax.Array) -> Any:
+    """Candidates in the bracket, all or those before some flat indices."""
+    flags = ~_under(leaf, found.low) & _under(leaf, found.high)
+    flags = _candidates(leaf, flags)
+    if not bounds:
+        return _count(flags)[0]
+    index = _index(leaf.scores.shape)
+    return _count(*(flags & (index < _wide(bound, leaf)) for bound in bounds))
 
 
-@jax.jit
-def _tie_bound(
-    leaf: _Leaf, low: jax.Array, high: jax.Array, share: jax.Array
-) -> jax.Array:
-    """The flat index in each pool before which ``share`` of the ties lie.
-
-    The index is found axis by axis, from the ties in each slice across the axis:
-    no index of all ties, and nothing larger than an axis leaves a device.
-    """
-    flags = _at_least(leaf, low) & ~_at_least(leaf, high)
-    left = share.reshape(-1, 1)
-    bound = jnp.zeros_like(left, np.uint32)
-    for axis in range(1, flags.ndim):
-        others = tuple(a for a in range(1, flags.ndim) if a != axis)
-        slices = _replicated(jnp.sum(flags, axis=others, dtype=np.int32))
-        before = jnp.cumsum(slices, axis=1) - slices
-        # The slice that holds the last wanted tie: the last with fewer before.
-        place = jnp.sum(before < left, axis=1, keepdims=True, dtype=np.int32) - 1
-        place = jnp.maximum(place, 0)
-        left -= jnp.take_along_axis(before, place, axis=1)
-        here = place.reshape((-1,) + (1,) * (flags.ndim - 1))
-        flags &= lax.broadcasted_iota(np.int32, flags.shape, axis) == here
-        stride = np.prod(flags.shape[axis + 1 :], dtype=np.uint32)
-        bound += place.astype(np.uint32) * stride
-    return jnp.where(share.reshape(-1, 1) > 0, bound + 1, 0)[:, 0]
-
-
-def _replicated(x: jax.Array) -> jax.Array:
-    """``x`` on every device, where axes of an Explicit mesh divide it."""
-    if any(jax.typeof(x).sharding.spec):
-        return jax.sharding.reshard(x, jax.P(*(None,) * x.ndim))
-    return x
-
-
-@jax.jit
-def _mask(
-    leaf: _Leaf, low: jax.Array, high: jax.Array, bound: jax.Array
-) -> jax.Array:
-    """What was kept and is no candidate, scores above, the first of the ties."""
-    shape = leaf.scores.shape
+def _index(shape: tuple[int, ...]) -> jax.Array:
+    """The flat index in each pool."""
     index, stride = jnp.zeros(shape, np.uint32), 1
     for axis in range(len(shape) - 1, 0, -1):
         place = lax.broadcasted_iota(np.uint32, shape, axis)
         index += place * np.uint32(stride)
         stride *= shape[axis]
-    above = _at_least(leaf, high) | (index < bound)
-    best = _at_least(leaf, low) & above
-    return best if leaf.kept is None else best | (leaf.kept & leaf.grow)
+    return index
+
+
+@jax.jit
+def _mask(leaf: _Leaf, found: _Bracket, bound: jax.Array) -> jax.Array:
+    """What was kept and is no candidate, scores above, the first of the ties."""
+    first = _index(leaf.scores.shape) < _wide(bound, leaf)
+    best = ~_under(leaf, found.low) & (~_under(leaf, found.high) | first)
+    if leaf.kept is None:
+        return best
+    grow = _wide(leaf.grow, leaf)
+    return jnp.where(grow, leaf.kept | best, leaf.kept & best)
