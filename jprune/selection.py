@@ -101,17 +101,14 @@ def select(
                 f"A leaf holds {x.size} units, of shape {x.shape[1:]}; "
                 "selection counts below 2**31 in one leaf."
             )
-    if isinstance(wanted, Count):
-        # One ranking is one pool; what were pools are units like any others.
-        units = [x[None] for x in units]
-        kept = kept and [x[None] for x in kept]
-        wanted = jax.tree.map(lambda x: x[None], wanted)
-        return [mask[0] for mask in _select(units, wanted, kept)]
-    each = [None] * len(units) if kept is None else [[x] for x in kept]
-    return [
-        _select([x], count, old)[0]
-        for x, count, old in zip(units, wanted, each, strict=True)
-    ]
+    if not isinstance(wanted, Count):
+        stacked = jax.tree.map(lambda *c: jnp.concatenate(c), *wanted)
+        return _select(units, stacked, kept, joint=False)
+    # One ranking is one pool; what were pools are units like any others.
+    units = [x[None] for x in units]
+    kept = kept and [x[None] for x in kept]
+    wanted = jax.tree.map(lambda x: x[None], wanted)
+    return [mask[0] for mask in _select(units, wanted, kept, joint=True)]
 
 
 def count_kept(masks: list[jax.Array], *, joint: bool) -> Count:
@@ -141,56 +138,80 @@ class _Bracket(NamedTuple):
 _Counter = Callable[[list[jax.Array]], list[Count]]
 
 
-@jax.jit
+class _Plan(NamedTuple):
+    """How values of all pools go to the leaves, and counts come back.
+
+    Pools follow each other leaf after leaf; or, if ``joint``, there is one.
+    """
+
+    joint: bool
+    pools: tuple[int, ...]  # of each leaf
+
+    def spread(self, values: jax.Array) -> list[jax.Array]:
+        """``[..., pools]`` to one array for each leaf."""
+        if self.joint or len(self.pools) == 1:
+            return [values] * len(self.pools)
+        return jnp.split(values, np.cumsum(self.pools)[:-1], axis=-1)
+
+    def each(self, counts: list[list[jax.Array]]) -> jax.Array:
+        """``[counts, leaves, pools]``, where one pool may have many leaves."""
+        if not self.joint:
+            return jnp.stack([jnp.concatenate(c) for c in zip(*counts)])[:, None]
+        # One concatenation, not one per count: it compiles much faster.
+        flat = jnp.concatenate([c for leaf in counts for c in leaf])
+        return jnp.swapaxes(flat.reshape(len(counts), len(counts[0]), 1), 0, 1)
+
+    def sums(self, counts: list[list[jax.Array]]) -> list[Count]:
+        """For each of some counts of each leaf, those of all pools."""
+        each = jnp.swapaxes(self.each(counts), 0, 1)
+        total = _counts.total(_counts.count_of(each))
+        return [Count(*x) for x in zip(*total, strict=True)]
+
+
+@partial(jax.jit, static_argnames="joint")
 def _select(
-    units: list[jax.Array], wanted: Count, kept: list[jax.Array] | None
+    units: list[jax.Array],
+    wanted: Count,
+    kept: list[jax.Array] | None,
+    *,
+    joint: bool,
 ) -> list[jax.Array]:
-    """Marks the ``wanted[p]`` best of ``units[0][p], units[1][p], ...``."""
-    full = np.full(wanted.low.shape, sum(x[0].size for x in units))
+    """See :func:`select`; ``wanted`` has an entry for each pool."""
+    plan = _Plan(joint, tuple(x.shape[0] for x in units))
+    sizes = [np.full(x.shape[0], x[0].size, np.int64) for x in units]
+    full = sum(sizes) if joint else np.concatenate(sizes)
     available = _counts.count_of(full)
     leaves = [_Leaf(x, None, None) for x in units]
     if kept is not None:
         # Kept units come first: with enough of them the choice is among them,
         # else they all stay and the choice is among the others.
-        marked = _sums([_count(x) for x in kept])[0]
+        marked = plan.sums([_count(x) for x in kept])[0]
         grow = _counts.less(marked, wanted)
         rest = _counts.subtract(wanted, marked)
         others = _counts.subtract(available, marked)
         wanted = _counts.where(grow, rest, wanted)
         available = _counts.where(grow, others, marked)
-        leaves = [_Leaf(*x, grow) for x in zip(units, kept, strict=True)]
+        leaves = list(map(_Leaf, units, kept, plan.spread(grow)))
 
     lost = _counts.subtract(available, wanted)
-    found = _threshold(leaves, lost, available)
+    found, limits = _threshold(plan, leaves, lost, available)
 
-    def divide_ties() -> jax.Array:
-        ties = jnp.stack([_count_ties(x, found) for x in leaves])
+    def divide_ties() -> list[jax.Array]:
         above = _counts.subtract(available, found.under_high)
         missing = _counts.subtract(wanted, above)
-        return _tie_bounds(leaves, found, ties, missing)
+        return _tie_bounds(plan, leaves, limits, missing)
 
-    everything = np.full((len(units), *full.shape), 2**31, np.uint32)
     bounds = lax.cond(
         jnp.all(_counts.equal(found.under_low, lost)),
-        lambda: jnp.asarray(everything),
+        lambda: [jnp.full(x.shape[:1], 2**31, np.uint32) for x in units],
         divide_ties,
     )
-    return [
-        _mask(leaf, found, _row(bounds, i))
-        for i, leaf in enumerate(leaves)
-    ]
+    return list(map(_mask, leaves, limits, bounds))
 
 
-def _row(values: jax.Array, i: int) -> jax.Array:
-    """``values[i]``, by a sum: a slice would be fused into the leaf's loop, and
-    500 leaves of one shape would be compiled 500 times."""
-    if len(values) == 1:
-        return values[0]
-    hot = np.arange(len(values)).reshape(-1, 1) == i
-    return jnp.sum(values, axis=0, where=hot, dtype=values.dtype)
-
-
-def _threshold(leaves: list[_Leaf], lost: Count, available: Count) -> _Bracket:
+def _threshold(
+    plan: _Plan, leaves: list[_Leaf], lost: Count, available: Count
+) -> tuple[_Bracket, list[jax.Array]]:
     """Finds the key under which lie the ``lost`` candidates of each pool."""
     wide = any(x.scores.dtype == jnp.float64 for x in leaves)
     unsigned = np.dtype(np.uint64 if wide else np.uint32)
@@ -203,34 +224,43 @@ def _threshold(leaves: list[_Leaf], lost: Count, available: Count) -> _Bracket:
     )
 
     def counter(leaves: list[_Leaf]) -> _Counter:
-        return lambda keys: _sums([_count_under(x, *keys) for x in leaves])
+        return lambda asked: plan.sums(list(map(_count_under, leaves, asked)))
 
-    some = _sample(leaves)
+    def look(keys: jax.Array) -> list[jax.Array]:
+        return plan.spread(_limits(keys))
+
     points = 7 if len(leaves) <= 16 else 3
+    some = _sample(plan, leaves)
     if not some:
-        return _search(counter(leaves), lost, start, points)
+        return _search(counter(leaves), look, lost, start, points)
     # The bracket that holds the wanted key in a sample, three standard errors
     # to each side, most likely holds it in all.
-    count = counter(some)
-    most = count([start.high])[0]
+    if some[0].kept is not None:
+        most = plan.sums([_count(_candidates(x)) for x in some])[0]
+    else:
+        sizes = [np.full(len(x.scores), x.scores[0].size) for x in some]
+        most = _counts.count_of(sum(sizes) if plan.joint else sizes[0])
     seen, part = _counts.to_float(most), _counts.to_float(lost)
     middle = seen * part / jnp.maximum(_counts.to_float(available), 1)
-    margin = 1 + 3 * jnp.sqrt(middle * jnp.maximum(1 - middle / seen, 0))
+    rest = jnp.maximum(seen - middle, 0) / jnp.maximum(seen, 1)
+    margin = 1 + 3 * jnp.sqrt(middle * rest)
     ends = []
     for place in (middle - margin, middle + margin):
-        rank = jnp.clip(place, 0, seen).astype(np.int32)
+        rank = _counts.count_of(jnp.clip(place, 0, seen).astype(np.int32))
         begin = start._replace(under_high=most)
-        ends.append(_search(count, _counts.count_of(rank), begin, 7))
-    low, high = ends[0].low, ends[1].high
-    return _search(counter(leaves), lost, start, points, (low, high))
+        ends.append(_search(counter(some), look, rank, begin, 7)[0])
+    hint = ends[0].low, ends[1].high
+    return _search(counter(leaves), look, lost, start, points, hint)
 
 
-def _sample(leaves: list[_Leaf]) -> list[_Leaf]:
+def _sample(plan: _Plan, leaves: list[_Leaf]) -> list[_Leaf]:
     """About one in 64 units of the largest leaves, at most 2**17; [] if few.
 
     Regular slices, and none across devices. A bad sample costs passes, and
     nothing else.
     """
+    if not plan.joint and len(leaves) > 1:
+        return []  # every leaf would need its own
     leaves = sorted(leaves, key=lambda x: -x.scores.size)[:16]
     size = sum(x.scores.size for x in leaves)
     if size < 2**18 * leaves[0].scores.shape[0]:
@@ -254,11 +284,12 @@ def _sample(leaves: list[_Leaf]) -> list[_Leaf]:
 
 def _search(
     count: _Counter,
+    look: Callable[[jax.Array], list[jax.Array]],
     lost: Count,
     start: _Bracket,
     points: int,
     hint: tuple[jax.Array, jax.Array] | None = None,
-) -> _Bracket:
+) -> tuple[_Bracket, list[jax.Array]]:
     """Finds the key at or under which there are ``lost`` candidates.
 
     Each pass over the units counts at a few keys: around the place where the
@@ -266,7 +297,8 @@ def _search(
     search ends soon, or across the bracket, so that it always ends.
 
     Args:
-      count: The candidates at or under each of some keys.
+      count: The candidates at or under each of some keys, but the last two.
+      look: What ``count`` takes for some keys, for each leaf.
       lost: How many are wanted.
       start: What to begin with; its ends are not asked for.
       points: How many keys to ask for in one pass.
@@ -274,12 +306,12 @@ def _search(
 
     Returns:
       A bracket whose ``low`` has exactly ``lost`` candidates, or whose ends
-      are neighbours.
+      are neighbours; and what ``look`` makes of the last keys, its ends last.
     """
     real = np.float64 if start.low.dtype.itemsize == 8 else np.float32
     spots = np.arange(points, dtype=real)
 
-    def unfinished(now: tuple[_Bracket, jax.Array, jax.Array]) -> jax.Array:
+    def unfinished(now: Any) -> jax.Array:
         here = now[0]
         inexact = ~_counts.equal(here.under_low, lost)
         return jnp.any(inexact & (here.high - here.low > 1))
@@ -290,10 +322,16 @@ def _search(
         keys = (places * width.astype(real)).astype(low.dtype)
         return low + jnp.minimum(keys, width)
 
-    def narrow(now: tuple[_Bracket, jax.Array, jax.Array]) -> Any:
-        (low, high, under_low, under_high), keys, turn = now
-        keys = jnp.clip(keys, low + 1, high - 1)
-        for key, here in zip(keys, count(list(keys)), strict=True):
+    # Keys go through the loop as the leaves need them: else what makes them
+    # would be fused into the loop of every leaf, and compiled as often.
+    def ready(now: _Bracket, keys: jax.Array, turn: Any) -> Any:
+        keys = jnp.clip(keys, now.low + 1, now.high - 1)
+        asked = look(jnp.concatenate([keys, now.low[None], now.high[None]]))
+        return now, keys, asked, turn
+
+    def narrow(now: Any) -> Any:
+        (low, high, under_low, under_high), keys, asked, turn = now
+        for key, here in zip(keys, count(asked), strict=True):
             few = ~_counts.less(lost, here)
             up, down = few & (key > low), ~few & (key < high)
             low, high = jnp.where(up, key, low), jnp.where(down, key, high)
@@ -304,51 +342,54 @@ def _search(
         inside = jnp.maximum(inside, 1).astype(real)
         # Half a unit further: between this unit and the next.
         guess = jnp.minimum((beyond.astype(real) + 0.5) / inside, 1)
-        even = 1 / (points + 1)
+        even, half = 1 / (points + 1), points // 2
         error = 2 * jnp.sqrt(guess * (1 - guess) / inside)
-        step = jnp.minimum(error / (points // 2), even)
+        step = jnp.minimum(error / half, even)
         step = jnp.where((turn > 4) & (turn % 2 == 1), even, step)
-        edge = step * (points // 2)
-        first = jnp.clip(guess, edge + step, 1 - edge - step) - edge
+        edge = step * (half + 1)
+        first = jnp.clip(guess, edge, 1 - edge) - step * half
         keys = across(low, high, first, step)
-        return _Bracket(low, high, under_low, under_high), keys, turn + 1
+        return ready(_Bracket(low, high, under_low, under_high), keys, turn + 1)
 
     if hint is None:
         keys = across(start.low, start.high, 1 / (points + 1), 1 / (points + 1))
     else:
         keys = across(*hint, 0, 1 / (points - 1)).at[-1].set(hint[1])
-    return lax.while_loop(unfinished, narrow, (start, keys, 0))[0]
+    found, _, asked, _ = lax.while_loop(unfinished, narrow, ready(start, keys, 0))
+    return found, asked
 
 
 def _tie_bounds(
-    leaves: list[_Leaf], found: _Bracket, ties: jax.Array, missing: Count
-) -> jax.Array:
-    """``[leaves, pools]``: the flat index before which ties are taken.
+    plan: _Plan, leaves: list[_Leaf], limits: list[jax.Array], missing: Count
+) -> list[jax.Array]:
+    """For each leaf and pool the flat index before which ties are taken.
 
     Leaf after leaf takes all or none of its ties, but for one in each pool; in
     that one the index is searched for like a key.
     """
+    under = plan.each(list(map(_count_ends, leaves, limits)))
+    ties = under[1] - under[0]
     shares = _counts.to_int32(_counts.share(missing, _counts.count_of(ties)))
     divided = (shares > 0) & (shares < ties)
 
     def here(values: jax.Array) -> Count:
         return _counts.count_of(jnp.sum(values, 0, np.int32, where=divided))
 
-    def count(keys: list[jax.Array]) -> list[Count]:
-        each = [
-            _count_ties(x, found, *keys) for x in leaves
-        ]
-        return [here(jnp.stack(c)) for c in zip(*each, strict=True)]
+    def count(indices: list[jax.Array]) -> list[Count]:
+        each = plan.each(list(map(_count_ties, leaves, limits, indices)))
+        return list(map(here, each))
 
     size = max(x.scores[0].size for x in leaves)
     start = _Bracket(
-        low=jnp.zeros(ties.shape[1:], np.uint32),
-        high=jnp.full(ties.shape[1:], size, np.uint32),
+        low=jnp.zeros(missing.low.shape, np.uint32),
+        high=jnp.full(missing.low.shape, size, np.uint32),
         under_low=here(jnp.zeros_like(ties)),
         under_high=here(ties),
     )
-    bound = _search(count, here(shares), start, 3).low
-    return jnp.where(divided, bound, jnp.where(shares > 0, np.uint32(2**31), 0))
+    bound = _search(count, plan.spread, here(shares), start, 3)[0].low
+    whole = jnp.where(shares > 0, np.uint32(2**31), np.uint32(0))
+    bounds = jnp.where(divided, bound, whole)
+    return list(bounds) if plan.joint else plan.spread(bounds[0])
 
 
 def _landmarks(dtype: np.dtype[Any]) -> tuple[Any, Any]:
@@ -358,21 +399,15 @@ def _landmarks(dtype: np.dtype[Any]) -> tuple[Any, Any]:
     return sign, np.array(np.inf, real).view(dtype)
 
 
-def _under(leaf: _Leaf, key: jax.Array) -> jax.Array:
-    """Which scores are at or under a key; NaN is above all, -0 is 0.
+def _limits(keys: jax.Array) -> jax.Array:
+    """The floats that keys stand for; beyond the infinities they are NaN.
 
-    Keys are bit patterns, turned so that they rise with the floats. Scores are
-    compared as floats: subnormals are what the backend takes them for, as they
-    are in ``jnp.argsort``.
+    Keys are bit patterns, turned so that they rise with the floats.
     """
-    sign, infinity = _landmarks(key.dtype)
-    real = np.dtype(np.float64 if key.dtype.itemsize == 8 else np.float32)
-    bits = jnp.where(key < sign, sign + (sign - key), key - sign)
-    # Keys beyond the infinities are NaN, and nothing compares with NaN: none is
-    # under the lowest, which is right, and all must be under the highest.
-    limit = lax.bitcast_convert_type(bits, real)
-    under = leaf.scores.astype(real) <= _wide(limit, leaf)
-    return under | _wide(key > sign + infinity, leaf)
+    sign, _ = _landmarks(keys.dtype)
+    real = np.dtype(np.float64 if keys.dtype.itemsize == 8 else np.float32)
+    bits = jnp.where(keys < sign, sign + (sign - keys), keys - sign)
+    return lax.bitcast_convert_type(bits, real)
 
 
 def _wide(values: jax.Array, leaf: _Leaf) -> jax.Array:
@@ -380,10 +415,26 @@ def _wide(values: jax.Array, leaf: _Leaf) -> jax.Array:
     return values.reshape((-1,) + (1,) * (leaf.scores.ndim - 1))
 
 
-def _candidates(leaf: _Leaf, flags: jax.Array) -> jax.Array:
+def _under(leaf: _Leaf, limit: jax.Array) -> jax.Array:
+    """Which scores are at or under a limit; NaN is above all, -0 is 0.
+
+    Scores are compared as floats: subnormals are what the backend takes them
+    for, as they are in ``jnp.argsort``.
+    """
+    return leaf.scores.astype(limit.dtype) <= _wide(limit, leaf)
+
+
+def _under_end(leaf: _Leaf, limit: jax.Array) -> jax.Array:
+    """The same for the high end of a bracket: all is under NaN."""
+    return _under(leaf, limit) | _wide(limit != limit, leaf)
+
+
+def _candidates(leaf: _Leaf, flags: jax.Array | None = None) -> jax.Array:
+    """Those of ``flags`` between which is chosen."""
     if leaf.kept is None:
         return flags
-    return flags & (leaf.kept != _wide(leaf.grow, leaf))
+    among = leaf.kept != _wide(leaf.grow, leaf)
+    return among if flags is None else flags & among
 
 
 def _count(*flags: jax.Array) -> list[jax.Array]:
@@ -403,38 +454,6 @@ def _count(*flags: jax.Array) -> list[jax.Array]:
     return list(counts)
 
 
-def _sums(counts: list[list[jax.Array]]) -> list[Count]:
-    """For each of some int32 counts of each leaf, the sum over the leaves."""
-    # One concatenation, not one per count: it compiles much faster.
-    flat = jnp.concatenate([c for leaf in counts for c in leaf])
-    cube = flat.reshape(len(counts), len(counts[0]), -1)
-    total = _counts.total(_counts.count_of(cube))
-    return [jax.tree.map(lambda x: x[i], total) for i in range(cube.shape[1])]
-
-
-# What is done per leaf is jitted, to be traced once for all leaves of one shape.
-
-
-@jax.jit
-def _count_under(leaf: _Leaf, *keys: jax.Array) -> list[jax.Array]:
-    if leaf.kept is not None or leaf.scores.dtype.itemsize < 4:
-        # Without the barrier the compiler prepares the scores once, outside
-        # the loop, and keeps them: a copy of the scores, and no faster.
-        leaf, keys = lax.optimization_barrier((leaf, keys))
-    return _count(*(_candidates(leaf, _under(leaf, key)) for key in keys))
-
-
-@jax.jit
-def _count_ties(leaf: _Leaf, found: _Bracket, *bounds: jax.Array) -> Any:
-    """Candidates in the bracket, all or those before some flat indices."""
-    flags = ~_under(leaf, found.low) & _under(leaf, found.high)
-    flags = _candidates(leaf, flags)
-    if not bounds:
-        return _count(flags)[0]
-    index = _index(leaf.scores.shape)
-    return _count(*(flags & (index < _wide(bound, leaf)) for bound in bounds))
-
-
 def _index(shape: tuple[int, ...]) -> jax.Array:
     """The flat index in each pool."""
     index, stride = jnp.zeros(shape, np.uint32), 1
@@ -445,11 +464,43 @@ def _index(shape: tuple[int, ...]) -> jax.Array:
     return index
 
 
+# What is done per leaf is jitted, to be traced once for all leaves of one shape.
+
+
 @jax.jit
-def _mask(leaf: _Leaf, found: _Bracket, bound: jax.Array) -> jax.Array:
+def _count_under(leaf: _Leaf, limits: jax.Array) -> list[jax.Array]:
+    if leaf.kept is not None or leaf.scores.dtype != limits.dtype:
+        # Without the barrier the compiler prepares the scores once, outside
+        # the loop, and keeps them: a copy of the scores, and no faster.
+        leaf, limits = lax.optimization_barrier((leaf, limits))
+    flags = (_under(leaf, limit) for limit in limits[:-2])
+    return _count(*(_candidates(leaf, x) for x in flags))
+
+
+@jax.jit
+def _count_ends(leaf: _Leaf, limits: jax.Array) -> list[jax.Array]:
+    ends = _under(leaf, limits[-2]), _under_end(leaf, limits[-1])
+    return _count(*(_candidates(leaf, x) for x in ends))
+
+
+@jax.jit
+def _count_ties(
+    leaf: _Leaf, limits: jax.Array, bounds: jax.Array
+) -> list[jax.Array]:
+    """Candidates in the bracket before some flat indices."""
+    leaf, limits, bounds = lax.optimization_barrier((leaf, limits, bounds))
+    ties = ~_under(leaf, limits[-2]) & _under_end(leaf, limits[-1])
+    ties = _candidates(leaf, ties)
+    index = _index(leaf.scores.shape)
+    return _count(*(ties & (index < _wide(b, leaf)) for b in bounds[:-2]))
+
+
+@jax.jit
+def _mask(leaf: _Leaf, limits: jax.Array, bound: jax.Array) -> jax.Array:
     """What was kept and is no candidate, scores above, the first of the ties."""
     first = _index(leaf.scores.shape) < _wide(bound, leaf)
-    best = ~_under(leaf, found.low) & (~_under(leaf, found.high) | first)
+    above = ~_under_end(leaf, limits[-1])
+    best = ~_under(leaf, limits[-2]) & (above | first)
     if leaf.kept is None:
         return best
     grow = _wide(leaf.grow, leaf)
