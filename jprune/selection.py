@@ -439,6 +439,10 @@ def _candidates(leaf: _Leaf, flags: jax.Array | None = None) -> jax.Array:
 
 def _count(*flags: jax.Array) -> list[jax.Array]:
     """True entries of each pool, of several arrays in one read, int32."""
+    if len(flags) == 1:
+        # The compiler splits a sum of one array, and stores what is summed.
+        flags = flags[0], ~flags[0]
+        return list(lax.optimization_barrier(tuple(_count(*flags))))[:1]
     shape = flags[0].shape
     # Rows first, if they are long: the CPU backend shares out what is summed to
     # several numbers among its threads.
@@ -454,14 +458,22 @@ def _count(*flags: jax.Array) -> list[jax.Array]:
     return list(counts)
 
 
-def _index(shape: tuple[int, ...]) -> jax.Array:
-    """The flat index in each pool."""
-    index, stride = jnp.zeros(shape, np.uint32), 1
+def _before(leaf: _Leaf, bound: jax.Array) -> jax.Array:
+    """Whether the flat index in the pool is below a bound."""
+    shape = leaf.scores.shape
+    if len(shape) == 1:
+        return bound > 0
+    # Axis by axis, from the last, with no flat index: the compiler would
+    # prepare that outside a loop, and keep it.
+    here, stride = jnp.zeros(shape, bool), 1
     for axis in range(len(shape) - 1, 0, -1):
+        part = bound // np.uint32(stride)
+        part = part if axis == 1 else part % np.uint32(shape[axis] or 1)
         place = lax.broadcasted_iota(np.uint32, shape, axis)
-        index += place * np.uint32(stride)
-        stride *= shape[axis]
-    return index
+        edge = _wide(part, leaf)
+        here = (place < edge) | ((place == edge) & here)
+        stride *= shape[axis] or 1
+    return here
 
 
 # What is done per leaf is jitted, to be traced once for all leaves of one shape.
@@ -491,16 +503,14 @@ def _count_ties(
     leaf, limits, bounds = lax.optimization_barrier((leaf, limits, bounds))
     ties = ~_under(leaf, limits[-2]) & _under_end(leaf, limits[-1])
     ties = _candidates(leaf, ties)
-    index = _index(leaf.scores.shape)
-    return _count(*(ties & (index < _wide(b, leaf)) for b in bounds[:-2]))
+    return _count(*(ties & _before(leaf, bound) for bound in bounds[:-2]))
 
 
 @jax.jit
 def _mask(leaf: _Leaf, limits: jax.Array, bound: jax.Array) -> jax.Array:
     """What was kept and is no candidate, scores above, the first of the ties."""
-    first = _index(leaf.scores.shape) < _wide(bound, leaf)
-    above = ~_under_end(leaf, limits[-1])
-    best = ~_under(leaf, limits[-2]) & (above | first)
+    above = ~_under_end(leaf, limits[-1]) | _before(leaf, bound)
+    best = ~_under(leaf, limits[-2]) & above
     if leaf.kept is None:
         return best
     grow = _wide(leaf.grow, leaf)
