@@ -147,6 +147,12 @@ class _Plan(NamedTuple):
     joint: bool
     pools: tuple[int, ...]  # of each leaf
 
+    def rows(self, arrays: list[jax.Array]) -> list[list[jax.Array]]:
+        """The rows of each array, sliced once where leaves share them."""
+        if self.joint:
+            return [list(arrays[0])] * len(arrays)
+        return [list(x) for x in arrays]
+
     def spread(self, values: jax.Array) -> list[jax.Array]:
         """``[..., pools]`` to one array for each leaf."""
         if self.joint or len(self.pools) == 1:
@@ -194,7 +200,8 @@ def _select(
         leaves = list(map(_Leaf, units, kept, plan.spread(grow)))
 
     lost = _counts.subtract(available, wanted)
-    found, limits = _threshold(plan, leaves, lost, available)
+    found, asked = _threshold(plan, leaves, lost, available)
+    limits = plan.rows([x[-2:] for x in asked])
 
     def divide_ties() -> list[jax.Array]:
         above = _counts.subtract(available, found.under_high)
@@ -224,7 +231,11 @@ def _threshold(
     )
 
     def counter(leaves: list[_Leaf]) -> _Counter:
-        return lambda asked: plan.sums(list(map(_count_under, leaves, asked)))
+        def count(asked: list[jax.Array]) -> list[Count]:
+            rows = plan.rows(asked)
+            return plan.sums(list(map(_count_under, leaves, rows)))
+
+        return count
 
     def look(keys: jax.Array) -> list[jax.Array]:
         return plan.spread(_limits(keys))
@@ -360,7 +371,7 @@ def _search(
 
 
 def _tie_bounds(
-    plan: _Plan, leaves: list[_Leaf], limits: list[jax.Array], missing: Count
+    plan: _Plan, leaves: list[_Leaf], limits: list[list[jax.Array]], missing: Count
 ) -> list[jax.Array]:
     """For each leaf and pool the flat index before which ties are taken.
 
@@ -376,7 +387,8 @@ def _tie_bounds(
         return _counts.count_of(jnp.sum(values, 0, np.int32, where=divided))
 
     def count(indices: list[jax.Array]) -> list[Count]:
-        each = plan.each(list(map(_count_ties, leaves, limits, indices)))
+        rows = plan.rows(indices)
+        each = plan.each(list(map(_count_ties, leaves, limits, rows)))
         return list(map(here, each))
 
     size = max(x.scores[0].size for x in leaves)
@@ -386,7 +398,7 @@ def _tie_bounds(
         under_low=here(jnp.zeros_like(ties)),
         under_high=here(ties),
     )
-    bound = _search(count, plan.spread, here(shares), start, 3)[0].low
+    bound = _search(count, plan.spread, here(shares), start, 2)[0].low
     whole = jnp.where(shares > 0, np.uint32(2**31), np.uint32(0))
     bounds = jnp.where(divided, bound, whole)
     return list(bounds) if plan.joint else plan.spread(bounds[0])
@@ -480,8 +492,8 @@ def _before(leaf: _Leaf, bound: jax.Array) -> jax.Array:
 
 
 @jax.jit
-def _count_under(leaf: _Leaf, limits: jax.Array) -> list[jax.Array]:
-    if leaf.kept is not None or leaf.scores.dtype != limits.dtype:
+def _count_under(leaf: _Leaf, limits: list[jax.Array]) -> list[jax.Array]:
+    if leaf.kept is not None or leaf.scores.dtype != limits[0].dtype:
         # Without the barrier the compiler prepares the scores once, outside
         # the loop, and keeps them: a copy of the scores, and no faster.
         leaf, limits = lax.optimization_barrier((leaf, limits))
@@ -490,14 +502,14 @@ def _count_under(leaf: _Leaf, limits: jax.Array) -> list[jax.Array]:
 
 
 @jax.jit
-def _count_ends(leaf: _Leaf, limits: jax.Array) -> list[jax.Array]:
+def _count_ends(leaf: _Leaf, limits: list[jax.Array]) -> list[jax.Array]:
     ends = _under(leaf, limits[-2]), _under_end(leaf, limits[-1])
     return _count(*(_candidates(leaf, x) for x in ends))
 
 
 @jax.jit
 def _count_ties(
-    leaf: _Leaf, limits: jax.Array, bounds: jax.Array
+    leaf: _Leaf, limits: list[jax.Array], bounds: list[jax.Array]
 ) -> list[jax.Array]:
     """Candidates in the bracket before some flat indices."""
     leaf, limits, bounds = lax.optimization_barrier((leaf, limits, bounds))
@@ -507,7 +519,7 @@ def _count_ties(
 
 
 @jax.jit
-def _mask(leaf: _Leaf, limits: jax.Array, bound: jax.Array) -> jax.Array:
+def _mask(leaf: _Leaf, limits: list[jax.Array], bound: jax.Array) -> jax.Array:
     """What was kept and is no candidate, scores above, the first of the ties."""
     above = ~_under_end(leaf, limits[-1]) | _before(leaf, bound)
     best = ~_under(leaf, limits[-2]) & above
