@@ -77,7 +77,9 @@ def test_float64():
             np.testing.assert_array_equal(joined(found), expected(leaves, k))
 
 
-@pytest.mark.parametrize("kind", ["normal", "heavy", "zeros", "sorted", "equal"])
+@pytest.mark.parametrize(
+    "kind", ["normal", "heavy", "zeros", "sorted", "equal"]
+)
 def test_large_enough_to_be_sampled(kind):
     rng = np.random.default_rng(1)
     x = rng.normal(size=(1000, 300)).astype(np.float32)
@@ -236,9 +238,7 @@ def test_fraction_of_is_exact(jit, x64):
 def test_python_fractions_round_as_python():
     for value in (0.1, 0.5, 0.3):
         wanted = [round(value * int(n)) for n in SIZES]
-        np.testing.assert_array_equal(
-            _counts.fraction_of(value, SIZES), wanted
-        )
+        np.testing.assert_array_equal(_counts.fraction_of(value, SIZES), wanted)
 
 
 @hypothesis.settings(max_examples=100, deadline=None)

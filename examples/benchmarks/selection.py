@@ -30,9 +30,7 @@ def scores(kind: str, size: int) -> jax.Array:
     return jnp.abs(jnp.asarray(x))
 
 
-def methods(
-    x: jax.Array, k: int, sorts: bool
-) -> dict[str, Callable[[], Any]]:
+def methods(x: jax.Array, k: int, sorts: bool) -> dict[str, Callable[[], Any]]:
     """What is timed, by name."""
     flat = np.asarray(x).ravel()
     select = jax.jit(jprune.selection.top_k_mask)
@@ -94,7 +92,10 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--sizes", type=float, nargs="+", default=[1e6, 1e7, 1e8],
+        "--sizes",
+        type=float,
+        nargs="+",
+        default=[1e6, 1e7, 1e8],
         help="numbers of scores",
     )
     parser.add_argument(
