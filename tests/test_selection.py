@@ -37,7 +37,7 @@ def hard_tree(rng, dtype):
     return [jnp.asarray(rng.choice(pool, size=s), dtype) for s in SHAPES]
 
 
-@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.settings(max_examples=40, deadline=None)
 @hypothesis.given(
     st.sampled_from(DTYPES),
     hnp.arrays(
@@ -50,7 +50,7 @@ def hard_tree(rng, dtype):
 def test_follows_argsort(dtype, values, k):
     parts = np.split(values, [12, 13, 13, 20])
     leaves = [
-        jnp.asarray(x, dtype).reshape(s)
+        jnp.asarray(x).astype(dtype).reshape(s)
         for x, s in zip(parts, SHAPES, strict=True)
     ]
     np.testing.assert_array_equal(
@@ -100,7 +100,7 @@ def test_many_leaves_compile():
     rng = np.random.default_rng(2)
     leaves = [
         jnp.asarray(rng.normal(size=(3, 4 + i % 7)), jnp.float32)
-        for i in range(500)
+        for i in range(100)
     ]
     np.testing.assert_array_equal(
         joined(top_k_mask(leaves, 1000)), expected(leaves, 1000)
