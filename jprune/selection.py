@@ -164,9 +164,8 @@ class _Plan(NamedTuple):
     def each(self, counts: list[list[jax.Array]]) -> jax.Array:
         """``[counts, leaves, pools]``, where one pool may have many leaves."""
         if not self.joint:
-            return jnp.stack([jnp.concatenate(c) for c in zip(*counts)])[
-                :, None
-            ]
+            pairs = zip(*counts, strict=True)
+            return jnp.stack([jnp.concatenate(c) for c in pairs])[:, None]
         # One concatenation, not one per count: it compiles much faster.
         flat = jnp.concatenate([c for leaf in counts for c in leaf])
         return jnp.swapaxes(flat.reshape(len(counts), len(counts[0]), 1), 0, 1)
@@ -450,12 +449,11 @@ def _under_end(leaf: _Leaf, limit: jax.Array) -> jax.Array:
     return _under(leaf, limit) | _wide(jnp.isnan(limit), leaf)
 
 
-def _candidates(leaf: _Leaf, flags: jax.Array | None = None) -> jax.Array:
+def _candidates(leaf: _Leaf, flags: jax.Array | bool = True) -> jax.Array:
     """Those of ``flags`` between which is chosen."""
-    if leaf.kept is None:
-        return flags
-    among = leaf.kept != _wide(leaf.grow, leaf)
-    return among if flags is None else flags & among
+    if leaf.kept is None or leaf.grow is None:
+        return jnp.asarray(flags)
+    return flags & (leaf.kept != _wide(leaf.grow, leaf))
 
 
 def _count(*flags: jax.Array) -> list[jax.Array]:
@@ -532,7 +530,7 @@ def _mask(leaf: _Leaf, limits: list[jax.Array], bound: jax.Array) -> jax.Array:
     """What was kept and is no candidate, scores above, the first of the ties."""
     above = ~_under_end(leaf, limits[-1]) | _before(leaf, bound)
     best = ~_under(leaf, limits[-2]) & above
-    if leaf.kept is None:
+    if leaf.kept is None or leaf.grow is None:
         return best
     grow = _wide(leaf.grow, leaf)
     return jnp.where(grow, leaf.kept | best, leaf.kept & best)
