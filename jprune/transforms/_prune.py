@@ -9,7 +9,13 @@ import numpy as np
 import optax
 from jax import lax
 
-from jprune._checks import check_every, check_params, check_sparsity, is_traced
+from jprune._checks import (
+    check_every,
+    check_params,
+    check_sparsity,
+    check_state,
+    is_traced,
+)
 from jprune._find import Method, choose, find, is_due, like
 from jprune._trees import is_hole
 from jprune._typing import Masks, Sparsity, Tree, Where
@@ -105,6 +111,7 @@ def prune(
     ) -> tuple[Tree, PruneState]:
         del extra_args  # for other links of the chain
         check_params("prune", params)
+        check_state("prune", state.masks)
         chosen = jax.tree.map(
             lambda mask, p: mask if is_hole(mask) else p,
             state.masks,
