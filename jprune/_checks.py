@@ -112,8 +112,8 @@ def check_state(call: str, masks: Masks) -> None:
     ``(1 - s) * old + s * new``, which also sets the count of updates back.
     """
     for path, mask in leaves_with_path(masks):
-        dtype = getattr(mask, "dtype", bool)
-        if dtype != bool:
+        dtype = getattr(mask, "dtype", np.bool_)
+        if not jax.numpy.issubdtype(dtype, np.bool_):
             raise ValueError(
                 f"`{call}`: the mask of {path_name(path)!r} in the state must be "
                 f"bool, got {dtype}. Wrappers that compute with the state of "
