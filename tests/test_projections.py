@@ -19,9 +19,9 @@ DTYPES = ["float16", "bfloat16", "float32", "float64"]
 
 
 def norm(*arrays: Any) -> float:
-    """The Frobenius norm of all entries together, in float64."""
-    wide = [np.asarray(x).astype(np.float64).ravel() for x in arrays]
-    return float(np.linalg.norm(np.concatenate(wide)))
+    """The Frobenius norm of all entries together, beyond float64."""
+    wide = [np.asarray(x).astype(np.longdouble).ravel() for x in arrays]
+    return float(np.sqrt(np.sum(np.square(np.concatenate(wide)))))
 
 
 def oracle(x: Any, radius: float) -> np.ndarray:
@@ -29,42 +29,60 @@ def oracle(x: Any, radius: float) -> np.ndarray:
     return x * min(1.0, radius / norm(x))
 
 
-def check_update(p: jax.Array, u: jax.Array, radius: float) -> None:
-    """The two bounds of promise 6, for one update of one leaf."""
+@jax.jit
+def update(p: jax.Array, u: jax.Array, radius: jax.Array) -> jax.Array:
     tx = jprune.project_frobenius_ball(radius)
-    updates, _ = jax.jit(tx.update)(u, tx.init(p), p)
-    landed = optax.apply_updates(p, updates)
+    return tx.update(u, tx.init(p), p)[0]
+
+
+@jax.jit
+def ball(x: jax.Array, radius: jax.Array) -> jax.Array:
+    return frobenius_ball(radius)(x)
+
+
+def check_update(p: jax.Array, u: jax.Array, relative: float) -> None:
+    """The two bounds of promise 6, for one update of one leaf."""
+    wide = jnp.promote_types(p.dtype, jnp.float32)
+    radius = np.asarray(relative * norm(p), wide)
+    landed = optax.apply_updates(p, update(p, u, radius))
     assert landed.dtype == p.dtype
     start = np.asarray(p).astype(np.float64)
-    wanted = oracle(start + np.asarray(u).astype(np.float64), radius)
-    bound = float(ml_dtypes.finfo(p.dtype).eps) * (norm(p) + radius)
+    wanted = oracle(start + np.asarray(u).astype(np.float64), float(radius))
+    bound = float(ml_dtypes.finfo(p.dtype).eps) * (norm(p) + float(radius))
     assert norm(np.asarray(landed).astype(np.float64) - wanted) <= bound
     assert norm(landed) <= radius + bound
 
 
-@pytest.mark.parametrize("relative", [1e-3, 0.1, 0.9, 1.0, 10.0])
 @pytest.mark.parametrize("size", [1, 7, 1000, 100_003])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_error_of_an_update(dtype: str, size: int, relative: float) -> None:
+def test_error_of_an_update(dtype: str, size: int) -> None:
     rng = np.random.default_rng(size)
     with jax.enable_x64(dtype == "float64"):
         p = jnp.asarray(rng.normal(size=size), dtype)
         u = jnp.asarray(0.1 * rng.normal(size=size), dtype)
-        check_update(p, u, relative * norm(p))
+        for relative in (1e-3, 0.1, 0.9, 1.0, 1.1, 10.0):
+            check_update(p, u, relative)
 
 
-@pytest.mark.parametrize("shape", [(1_000_000,), (1000, 1000), (1_000_000, 1)])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (1000, 1000),
+        pytest.param((1_000_000,), marks=pytest.mark.slow),
+        pytest.param((1_000_000, 1), marks=pytest.mark.slow),
+        pytest.param((1, 1_000_000), marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("kind", ["equal", "normal", "one large"])
-def test_error_of_a_large_leaf(kind: str, dtype: str, shape: Any) -> None:
-    rng = np.random.default_rng(0)
-    values = np.full(shape, 0.1) if kind == "equal" else rng.normal(size=shape)
-    if kind == "one large":
-        values.flat[0] = 1e3
+def test_error_of_a_large_leaf(dtype: str, shape: Any) -> None:
+    values = np.random.default_rng(0).normal(size=shape)
+    one_large = values.copy()
+    one_large.flat[0] = 1e3
     with jax.enable_x64(dtype == "float64"):
-        p = jnp.asarray(values, dtype)
-        for relative in (1e-3, 0.5):
-            check_update(p, -p / 8, relative * norm(p))
+        for each in (values, one_large, np.full(shape, 0.1)):
+            p = jnp.asarray(each, dtype)
+            check_update(p, -p / 8, 1e-3)
+            check_update(p, -p / 8, 0.5)
 
 
 def test_article_example() -> None:
@@ -84,8 +102,8 @@ RADII = st.floats(0.0009765625, 1e4, width=32)
 @hypothesis.settings(deadline=None, max_examples=50)
 @hypothesis.given(x=ARRAYS, radius=RADII)
 def test_idempotent(x: np.ndarray, radius: float) -> None:
-    once = frobenius_ball(radius)(x)
-    twice = frobenius_ball(radius)(once)
+    once = ball(x, radius)
+    twice = ball(once, radius)
     eps = np.finfo(np.float32).eps
     assert norm(once) <= radius * (1 + 4 * eps)
     np.testing.assert_allclose(twice, once, rtol=4 * eps)
@@ -94,16 +112,15 @@ def test_idempotent(x: np.ndarray, radius: float) -> None:
 @hypothesis.settings(deadline=None, max_examples=50)
 @hypothesis.given(x=ARRAYS, y=ARRAYS, radius=RADII)
 def test_non_expansive(x: np.ndarray, y: np.ndarray, radius: float) -> None:
-    ball = frobenius_ball(radius)
     before = norm(x.astype(np.float64) - y)
-    after = norm(np.asarray(ball(x), np.float64) - np.asarray(ball(y)))
+    after = norm(np.asarray(ball(x, radius), np.float64) - ball(y, radius))
     assert after <= before + 4 * np.finfo(np.float32).eps * radius
 
 
 @hypothesis.settings(deadline=None, max_examples=50)
 @hypothesis.given(x=ARRAYS, radius=RADII)
 def test_identity_inside(x: np.ndarray, radius: float) -> None:
-    got = np.asarray(frobenius_ball(radius)(x))
+    got = np.asarray(ball(x, radius))
     if norm(x) <= radius * (1 - 1e-6):
         np.testing.assert_array_equal(got.view(np.uint32), x.view(np.uint32))
     elif norm(x) > radius * (1 + 1e-6):
@@ -130,7 +147,7 @@ def test_no_overflow_in_float16() -> None:
     np.testing.assert_allclose(got, np.ones(100), rtol=1e-3)
 
 
-@pytest.mark.parametrize("largest", [3e38, 1e20, 1e-20, 1e-37])
+@pytest.mark.parametrize("largest", [3e38, 1e20, 1e-20, 1e-30])
 @pytest.mark.parametrize("relative", [1e-3, 0.5])
 def test_no_overflow_in_float32(largest: float, relative: float) -> None:
     values = np.linspace(-largest, largest, 9).astype(np.float32)
@@ -140,16 +157,14 @@ def test_no_overflow_in_float32(largest: float, relative: float) -> None:
     np.testing.assert_allclose(got, wanted, rtol=1e-6, atol=1e-45)
 
 
-def test_radius_beyond_the_largest_float() -> None:
+def test_infinite_radius() -> None:
     x = jnp.full((3,), 3e38)
-    np.testing.assert_array_equal(frobenius_ball(1e39)(x), x)
     np.testing.assert_array_equal(frobenius_ball(float("inf"))(x), x)
 
 
 def test_nan_and_infinity_stay_visible() -> None:
-    ball = frobenius_ball(1.0)
-    assert np.isnan(ball(jnp.array([1.0, jnp.nan]))).all()
-    assert not np.isfinite(ball(jnp.array([1.0, jnp.inf]))[1])
+    assert np.isnan(ball(jnp.array([1.0, jnp.nan]), 0.5)).all()
+    assert not np.isfinite(ball(jnp.array([1.0, jnp.inf]), 0.5)[1])
     tx = jprune.project_frobenius_ball(1.0)
     p = jnp.ones(3)
     u = jnp.array([0.0, jnp.nan, 0.0])
