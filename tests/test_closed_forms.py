@@ -53,7 +53,7 @@ def solve_ball(hessian: np.ndarray, linear: np.ndarray, radius: float) -> Any:
     def at(mu: float) -> np.ndarray:
         return turned / (values[:, None] + mu)
 
-    low, high = 0.0, np.linalg.norm(linear) / radius
+    low, high = 0.0, float(np.linalg.norm(linear)) / radius
     if np.linalg.norm(at(0.0)) <= radius:
         high = 0.0
     for _ in range(200):
@@ -135,7 +135,7 @@ def test_problem_2_compressed_in_the_ball(part: float) -> None:
 def test_the_oracle_satisfies_the_optimality_conditions() -> None:
     """Inside: no gradient. On the sphere: the gradient points inwards."""
     linear = 2 * X.T @ Y
-    free = np.linalg.norm(np.linalg.solve(HESSIAN, linear))
+    free = float(np.linalg.norm(np.linalg.solve(HESSIAN, linear)))
     inside = solve_ball(HESSIAN, linear, 2 * free)
     np.testing.assert_allclose(HESSIAN @ inside, linear, atol=1e-9)
     w = solve_ball(HESSIAN, linear, free / 2)

@@ -207,7 +207,7 @@ def find(params: Any, zeros: float, masks: Any, *, joint: bool) -> Any:
 EVERYTHING = [np.ones(shape, bool) for shape in SHAPES]
 
 
-@hypothesis.settings(deadline=None, max_examples=60)
+@hypothesis.settings(deadline=None, max_examples=40)
 @hypothesis.given(params=trees(), sparsity=SPARSITIES, masks=masks_of_trees())
 def test_global_order(params: Any, sparsity: float, masks: Any) -> None:
     lost = round(Fraction(float(np.float32(sparsity))) * SIZE)
@@ -219,7 +219,7 @@ def test_global_order(params: Any, sparsity: float, masks: Any) -> None:
     )
 
 
-@hypothesis.settings(deadline=None, max_examples=60)
+@hypothesis.settings(deadline=None, max_examples=40)
 @hypothesis.given(params=trees(), sparsity=SPARSITIES, masks=masks_of_trees())
 def test_uniform_order(params: Any, sparsity: float, masks: Any) -> None:
     found = find(params, sparsity, masks, joint=False)
@@ -228,7 +228,7 @@ def test_uniform_order(params: Any, sparsity: float, masks: Any) -> None:
         np.testing.assert_array_equal(got, choose([p], [m], p.size - lost)[0])
 
 
-@hypothesis.settings(deadline=None, max_examples=30)
+@hypothesis.settings(deadline=None, max_examples=20)
 @hypothesis.given(params=trees(), sparsity=SPARSITIES, joint=st.booleans())
 def test_idempotent(params: Any, sparsity: float, joint: bool) -> None:
     once = find(params, sparsity, EVERYTHING, joint=joint)
@@ -237,7 +237,7 @@ def test_idempotent(params: Any, sparsity: float, joint: bool) -> None:
     jax.tree.map(np.testing.assert_array_equal, again, once)
 
 
-@hypothesis.settings(deadline=None, max_examples=30)
+@hypothesis.settings(deadline=None, max_examples=20)
 @hypothesis.given(params=trees(), low=SPARSITIES, high=SPARSITIES)
 def test_pruned_stays_pruned(params: Any, low: float, high: float) -> None:
     low, high = sorted((low, high))
@@ -248,7 +248,7 @@ def test_pruned_stays_pruned(params: Any, low: float, high: float) -> None:
         assert not (np.asarray(b) & ~np.asarray(a)).any()
 
 
-@hypothesis.settings(deadline=None, max_examples=30)
+@hypothesis.settings(deadline=None, max_examples=20)
 @hypothesis.given(
     order=st.permutations(range(3)),
     values=st.permutations(range(SIZE)),
@@ -269,7 +269,7 @@ def test_order_of_leaves_is_only_for_ties(
         np.testing.assert_array_equal(found[name], other[names[name]])
 
 
-@hypothesis.settings(deadline=None, max_examples=30)
+@hypothesis.settings(deadline=None, max_examples=20)
 @hypothesis.given(params=trees(), joint=st.booleans())
 def test_the_same_masks_under_jit(params: Any, joint: bool) -> None:
     allocation = GLOBAL if joint else uniform()

@@ -21,7 +21,6 @@ LAST: dict[str, Callable[[], Any]] = {
     "ball": lambda: jprune.project_frobenius_ball(1e3),
 }
 each_last = pytest.mark.parametrize("last", LAST)
-each_inner = pytest.mark.parametrize("inner", ["sgd", "adam"])
 INNER: dict[str, Callable[[], Any]] = {
     "sgd": lambda: optax.sgd(1e-2, momentum=0.9),
     "adam": lambda: optax.adam(2e-2),
@@ -68,7 +67,7 @@ def make_step(tx: Any, loss: Any, **extra_args: Any) -> Any:
 @each_last
 @pytest.mark.parametrize(
     ("target", "inner"),
-    [*((name, "adam") for name in TARGETS), ("both", "sgd")],
+    [("valley", "adam"), ("both", "adam"), ("matrix", "sgd")],
 )
 def test_converges(target: str, inner: str, last: str) -> None:
     params, wanted, loss = TARGETS[target]
@@ -169,7 +168,6 @@ def test_map_params(last: str) -> None:
     tx = chain("adam", last)
     state = tx.init(params)
     same = optax.tree.map_params(tx, lambda leaf: leaf, state)
-    assert jax.tree.structure(same) == jax.tree.structure(state)
     jax.tree.map(np.testing.assert_array_equal, same, state)
     shapes = optax.tree.map_params(
         tx, lambda leaf, p: leaf.shape == p.shape, state, params
@@ -200,7 +198,7 @@ def test_state_is_stable_through_cond(last: str) -> None:
 
 
 @each_last
-@each_inner
+@pytest.mark.parametrize("inner", INNER)
 def test_same_updates_as_without(inner: str, last: str) -> None:
     params, _, loss = TARGETS["both"]
     tx, bare = chain(inner, last), INNER[inner]()
@@ -214,6 +212,7 @@ def test_same_updates_as_without(inner: str, last: str) -> None:
         params = optax.apply_updates(params, updates)
 
 
+@pytest.mark.slow
 @each_last
 def test_learning_rate_schedule(last: str) -> None:
     params, _, loss = TARGETS["matrix"]

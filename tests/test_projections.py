@@ -99,17 +99,17 @@ ARRAYS = hnp.arrays(np.float32, 12, elements=VALUES)
 RADII = st.floats(0.0009765625, 1e4, width=32)
 
 
-@hypothesis.settings(deadline=None, max_examples=50)
+@hypothesis.settings(deadline=None, max_examples=30)
 @hypothesis.given(x=ARRAYS, radius=RADII)
 def test_idempotent(x: np.ndarray, radius: float) -> None:
     once = ball(x, radius)
     twice = ball(once, radius)
-    eps = np.finfo(np.float32).eps
+    eps = float(np.finfo(np.float32).eps)
     assert norm(once) <= radius * (1 + 4 * eps)
     np.testing.assert_allclose(twice, once, rtol=4 * eps)
 
 
-@hypothesis.settings(deadline=None, max_examples=50)
+@hypothesis.settings(deadline=None, max_examples=30)
 @hypothesis.given(x=ARRAYS, y=ARRAYS, radius=RADII)
 def test_non_expansive(x: np.ndarray, y: np.ndarray, radius: float) -> None:
     before = norm(x.astype(np.float64) - y)
@@ -117,7 +117,7 @@ def test_non_expansive(x: np.ndarray, y: np.ndarray, radius: float) -> None:
     assert after <= before + 4 * np.finfo(np.float32).eps * radius
 
 
-@hypothesis.settings(deadline=None, max_examples=50)
+@hypothesis.settings(deadline=None, max_examples=30)
 @hypothesis.given(x=ARRAYS, radius=RADII)
 def test_identity_inside(x: np.ndarray, radius: float) -> None:
     got = np.asarray(ball(x, radius))
@@ -238,7 +238,9 @@ def test_traced_radius_and_vmap() -> None:
     got = jax.jit(jax.vmap(lambda r: frobenius_ball(r)(x)))(
         jnp.array([1.0, 2.5, 10.0])
     )
-    np.testing.assert_allclose(got, [[0.6, 0.8], [1.5, 2], [3, 4]], rtol=1e-6)
+    np.testing.assert_allclose(
+        got, np.array([[0.6, 0.8], [1.5, 2], [3, 4]]), rtol=1e-6
+    )
 
 
 def test_mixed_dtypes_share_one_norm() -> None:
