@@ -16,7 +16,7 @@ from jprune._trees import (
     leaves_with_path,
     path_name,
 )
-from jprune._typing import Sparsity, Tree, Where
+from jprune._typing import Masks, Sparsity, Tree, Where
 
 _NEVER_PRUNED = ("bias", "scale", "mean", "var")
 
@@ -103,6 +103,23 @@ def check_params(call: str, params: Any) -> None:
             f"`{call}` needs the parameters: call "
             "`tx.update(updates, state, params)`, got params=None."
         )
+
+
+def check_state(call: str, masks: Masks) -> None:
+    """Refuses masks that a wrapper around the pruner has made into numbers.
+
+    ``lookahead(reset_state=True)`` and ``sam`` mix old and new states as
+    ``(1 - s) * old + s * new``, which also sets the count of updates back.
+    """
+    for path, mask in leaves_with_path(masks):
+        dtype = getattr(mask, "dtype", np.bool_)
+        if not jax.numpy.issubdtype(dtype, np.bool_):
+            raise ValueError(
+                f"`{call}`: the mask of {path_name(path)!r} in the state must be "
+                f"bool, got {dtype}. Wrappers that compute with the state of "
+                "what they wrap, `lookahead(reset_state=True)` and `sam`, go "
+                "inside: `optax.chain(optax.lookahead(...), jprune.prune(...))`."
+            )
 
 
 def check_where(call: str, where: Where) -> None:

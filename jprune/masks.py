@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from jprune import _counts
-from jprune._checks import check_floating, is_traced
+from jprune._checks import check_floating, check_state, is_traced
 from jprune._trees import (
     align,
     is_array,
@@ -135,7 +135,7 @@ def get_masks(opt_state: Any) -> Masks:
       are taken off.
 
     Raises:
-      ValueError: No pruner is found.
+      ValueError: No pruner is found, or the masks are no longer bool.
 
     >>> import jax.numpy as jnp, optax, jprune
     >>> tx = optax.chain(optax.sgd(.1), jprune.keep_masks(jnp.array([True, False])))
@@ -153,6 +153,8 @@ def get_masks(opt_state: Any) -> Masks:
             "`get_masks(opt_state)` found no pruner (`keep_masks`, `prune`) in "
             f"{jax.tree.structure(opt_state)}."
         )
+    for masks in found:
+        check_state("get_masks(opt_state)", masks)
     merged = found[0]
     for masks in found[1:]:
         merged = _merge(merged, masks)

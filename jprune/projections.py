@@ -51,13 +51,15 @@ def frobenius_ball(radius: Scalar) -> Projection:
         dtype = jnp.result_type(jnp.float32, *(x.dtype for x in leaves))
         wide = [x.astype(dtype) for x in leaves]
         largest = jnp.stack([jnp.max(jnp.abs(x)) for x in wide]).max()
-        # A power of two, so that dividing by it is exact.
+        # A power of two, so that scaling is exact; a factor and no divisor, as
+        # XLA divides by multiplying with a reciprocal, which may be subnormal.
         _, exponent = jnp.frexp(jax.lax.stop_gradient(largest))
-        scale = jnp.ldexp(jnp.ones((), dtype), exponent - 1)
-        scale = jnp.where(largest > 0, scale, 1)
-        squares = sum(_sum_of_squares(x / scale) for x in wide)
-        norm = jnp.sqrt(jnp.where(largest > 0, squares, 1))
-        ratio = jnp.asarray(radius, dtype) / scale / norm
+        least = jnp.finfo(dtype).minexp
+        exponent = jnp.clip(1 - exponent, least, -least)
+        scale = jnp.ldexp(jnp.ones((), dtype), exponent)
+        squares = sum(_sum_of_squares(x * scale) for x in wide)
+        norm = jnp.sqrt(jnp.where(largest == 0, 1, squares))
+        ratio = jnp.asarray(radius, dtype) * scale / norm
         inside = (ratio >= 1) | (largest == 0)
 
         def shrink(x: Any) -> jax.Array:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jprune._checks import check_params
+from jprune._checks import check_params, check_state
 from jprune._trees import is_hole
 from jprune._typing import Masks, Tree
 from jprune.masks import full_masks
@@ -67,6 +67,7 @@ def keep_masks(masks: Masks) -> optax.GradientTransformationExtraArgs:
     ) -> tuple[Tree, KeepMasksState]:
         del extra_args  # for other links of the chain
         check_params("keep_masks", params)
+        check_state("keep_masks", state.masks)
         return mask_updates(updates, params, state.masks), state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

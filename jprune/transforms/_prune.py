@@ -13,6 +13,7 @@ from jprune._checks import (
     check_every,
     check_params,
     check_sparsity,
+    check_state,
     check_where,
     is_traced,
 )
@@ -112,6 +113,7 @@ def prune(
     ) -> tuple[Tree, PruneState]:
         del extra_args  # for other links of the chain
         check_params("prune", params)
+        check_state("prune", state.masks)
         chosen = jax.tree.map(
             lambda mask, p: mask if is_hole(mask) else p,
             state.masks,
