@@ -72,21 +72,21 @@ def where(condition: jax.Array, a: Count, b: Count) -> Count:
 
 
 def total(counts: Count) -> Count:
-    """The sum over up to 2**15 counts; scalars."""
-    low = jnp.sum(counts.low, dtype=jnp.int32)
-    high = jnp.sum(counts.high, dtype=jnp.int32)
+    """The sum along the first axis, of up to 2**15 counts."""
+    low = jnp.sum(counts.low, axis=0, dtype=jnp.int32)
+    high = jnp.sum(counts.high, axis=0, dtype=jnp.int32)
     return Count(high + (low >> 16), low & 0xFFFF)
 
 
 def cumulative(counts: Count) -> Count:
-    """The running totals over up to 2**15 counts."""
-    low = jnp.cumsum(counts.low, dtype=jnp.int32)
-    high = jnp.cumsum(counts.high, dtype=jnp.int32)
+    """The running totals along the first axis, of up to 2**15."""
+    low = jnp.cumsum(counts.low, axis=0, dtype=jnp.int32)
+    high = jnp.cumsum(counts.high, axis=0, dtype=jnp.int32)
     return Count(high + (low >> 16), low & 0xFFFF)
 
 
 def share(amount: Count, limits: Count) -> Count:
-    """Deals a scalar ``amount`` out in order, to each no more than its limit."""
+    """Deals an ``amount`` out along the first axis, to each no more than its limit."""
     before = subtract(cumulative(limits), limits)
     left = subtract(amount, before)
     none = jax.tree.map(jnp.zeros_like, left)

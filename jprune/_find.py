@@ -6,14 +6,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import lax
 
 from jprune import _counts
-from jprune._checks import check_member, check_sparsity, check_where
-from jprune._checks import is_traced, prunable, select
-from jprune._trees import align, is_floating, leaves_with_path, path_name
-from jprune._trees import rebuild
-from jprune._typing import Masks, Sparsity, Tree, Where
+from jprune._checks import (
+    check_member,
+    check_sparsity,
+    check_where,
+    prunable,
+    select,
+)
+from jprune._trees import (
+    align,
+    is_floating,
+    leaves_with_path,
+    path_name,
+    rebuild,
+)
+from jprune._typing import Masks, Tree, Where
 from jprune.allocations import Allocation, uniform
 from jprune.criteria import Criterion, magnitude
 from jprune.masks import full_masks
@@ -158,6 +167,17 @@ def find(
     return method.structure.to_masks(chosen, params)
 
 
+def check_method(method: Method, params: Tree) -> None:
+    """Refuses, without computing, what can't score or shape ``params``."""
+
+    def units(params: Tree) -> Any:
+        state = method.criterion.init(params)
+        return _units(method, params, state, params, jax.random.key(0))[0]
+
+    if jax.tree.leaves(params):
+        jax.eval_shape(units, params)
+
+
 def is_due(method: Method, params: Tree, sparsity: Any, masks: Masks) -> Any:
     """Whether the number of kept units in any pool is not what it should be."""
     if not jax.tree.leaves(params):
@@ -210,16 +230,15 @@ def _counts_of(
     counts = method.allocation.counts(units, sparsity)
     if method.allocation.joint:
         return _counts.count_of(counts)
-    leaves = jax.tree.structure(units).flatten_up_to(counts)
-    return [
-        jax.tree.map(
-            lambda c: jnp.broadcast_to(c, pools),  # noqa: B023
-            _counts.count_of(count),
-        )
-        for count, pools in zip(
-            leaves, [x.shape[:1] for x in jax.tree.leaves(units)], strict=True
-        )
-    ]
+
+    def per_pool(x: Any, count: Any) -> _counts.Count:
+        counted = _counts.count_of(count)
+        return jax.tree.map(lambda c: jnp.broadcast_to(c, x.shape[:1]), counted)
+
+    return jax.tree.leaves(
+        jax.tree.map(per_pool, units, counts),
+        is_leaf=lambda x: isinstance(x, _counts.Count),
+    )
 
 
 def _kept_units(method: Method, masks: Masks) -> list[jax.Array]:

@@ -51,7 +51,9 @@ def leaves_with_path(tree: Tree) -> list[tuple[KeyPath, Any]]:
 
 def rebuild(params: Tree, leaves: list[Any]) -> Tree:
     """A tree like ``params``, boxes included, from one leaf or hole each."""
-    return jax.tree.structure(params, is_leaf=is_hole).unflatten(leaves)
+    return jax.tree.unflatten(
+        jax.tree.structure(params, is_leaf=is_hole), leaves
+    )
 
 
 def is_floating(leaf: Any) -> bool:
@@ -100,7 +102,7 @@ def align(tree: Tree, params: Tree, call: str, *, prefix: bool) -> list[Any]:
 
     matched: set[KeyPath | None] = set()
     holes: set[KeyPath] = set()
-    aligned = []
+    aligned: list[Any] = []
     for path, leaf in leaves_with_path(params):
         at = partner(path)
         matched.add(at)

@@ -51,7 +51,7 @@ def uniform() -> Allocation:
         kept = _kept(np.array(sizes, np.int64), sparsity)
         if isinstance(kept, _counts.Count):
             kept = _counts.to_int32(kept)
-        return structure.unflatten([kept[i] for i in range(len(leaves))])
+        return jax.tree.unflatten(structure, list(kept))
 
     return Allocation(counts)
 

@@ -87,11 +87,10 @@ def random() -> Criterion:
                 ", got key=None."
             )
         leaves, structure = jax.tree.flatten(params)
-        return structure.unflatten(
-            [
-                jax.random.uniform(jax.random.fold_in(key, i), jnp.shape(leaf))
-                for i, leaf in enumerate(leaves)
-            ]
-        )
+        scores = [
+            jax.random.uniform(jax.random.fold_in(key, i), jnp.shape(leaf))
+            for i, leaf in enumerate(leaves)
+        ]
+        return jax.tree.unflatten(structure, scores)
 
     return _stateless(score)

@@ -30,7 +30,7 @@ def align_masks(
       ValueError: ``masks`` has another structure, shape or dtype, or masks a
         leaf that is not floating; the leaf is named.
     """
-    aligned = []
+    aligned: list[Any] = []
     for (path, leaf), mask in zip(
         leaves_with_path(params),
         align(masks, params, call, prefix=False),
@@ -40,8 +40,8 @@ def align_masks(
             aligned.append(None)
             continue
         check_floating(call, path, leaf)
-        if getattr(mask, "dtype", type(mask)) != bool:
-            found = getattr(mask, "dtype", type(mask).__name__)
+        found = getattr(mask, "dtype", type(mask).__name__)
+        if found != "bool":
             raise ValueError(
                 f"{call}: the mask of {path_name(path)!r} must be bool, "
                 f"got {found}."
@@ -165,11 +165,9 @@ def _merge(a: Masks, b: Masks) -> Masks:
     """Both; where one of them has a hole, the other, which may be a branch."""
     if is_hole(a) or is_hole(b):
         return b if is_hole(a) else a
-    children, structure = jax.tree.flatten(a, is_leaf=lambda x: x is not a)
-    if children and children[0] is a:
+    if jax.tree_util.all_leaves([a]):
         return a & b
-    others = structure.flatten_up_to(b)
-    return structure.unflatten(list(map(_merge, children, others)))
+    return jax.tree.map(_merge, a, b, is_leaf=lambda node: node is not a)
 
 
 def measure_sparsity(masks: Masks) -> jax.Array:

@@ -1,8 +1,9 @@
 """Which units stay: exact selection of the k best, by counting.
 
-Floats order like their bit patterns, so the k-th largest score is found digit
-by digit: count the scores above a few thresholds, keep the digit, go on. No
-sort, no concatenation; on a mesh only counts travel.
+Floats order like their bit patterns, so the k-th largest score is found by
+bracketing it: count the scores at or under a few keys, keep the keys next to
+the wanted count, go on. A sample says where to begin. No sort, no
+concatenation; on a mesh only counts travel.
 """
 
 from collections.abc import Callable
@@ -19,8 +20,6 @@ from jprune._checks import check_floating, is_traced
 from jprune._counts import Count
 from jprune._trees import is_hole, leaves_with_path, rebuild
 from jprune._typing import Masks, Tree
-
-__all__ = ["top_k_mask"]
 
 
 def top_k_mask(scores: Tree, k: jax.typing.ArrayLike) -> Masks:
@@ -43,8 +42,9 @@ def top_k_mask(scores: Tree, k: jax.typing.ArrayLike) -> Masks:
       ValueError: A leaf is not floating, or a concrete ``k`` is no integer from
         0 to the number of scores.
 
-    Cost: about ten passes over the scores, at most 32 (64 in float64), and one
-    more per axis if equal scores must be divided.
+    Cost: about four passes that count and one that writes the mask; with scores
+    that no interpolation fits, at most some forty (seventy in float64); as many
+    again if equal scores must be divided.
 
     >>> import jax.numpy as jnp, jprune
     >>> jprune.selection.top_k_mask({"a": jnp.array([3., 1.]), "b": 2.}, 2)
@@ -106,19 +106,16 @@ def select(
     if not isinstance(wanted, Count):
         stacked = jax.tree.map(lambda *c: jnp.concatenate(c), *wanted)
         return _select(units, stacked, kept, joint=False)
-    # One ranking: pools are units like any others.
+    # One ranking is one pool; what were pools are units like any others.
     units = [x[None] for x in units]
     kept = kept and [x[None] for x in kept]
+    wanted = jax.tree.map(lambda x: x[None], wanted)
     return [mask[0] for mask in _select(units, wanted, kept, joint=True)]
 
 
 def count_kept(masks: list[jax.Array], *, joint: bool) -> Count:
     """Marked units of each pool in turn, or of all together (a scalar)."""
-    return _ranked(jnp.concatenate([_count(x)[0] for x in masks]), joint)
-
-
-def _ranked(counts: jax.Array, joint: bool) -> Count:
-    """Int32 counts of all pools as they are ranked: one by one or together."""
+    counts = jnp.concatenate([_count(x)[0] for x in masks])
     count = _counts.count_of(counts)
     return _counts.total(count) if joint else count
 
@@ -128,16 +125,57 @@ class _Leaf(NamedTuple):
 
     scores: jax.Array  # [pools, ...] floating
     kept: jax.Array | None  # [pools, ...] bool; None: all are candidates
-    grow: jax.Array | None  # bool: the candidates are those not kept
+    grow: jax.Array | None  # [pools] bool: the candidates are those not kept
 
 
 class _Bracket(NamedTuple):
-    """Keys ``low < high`` with ``count(low) >= wanted > count(high)``."""
+    """Keys ``low < high`` with ``under_low <= lost <= under_high``."""
 
-    low: jax.Array  # unsigned, one per pool, or a scalar in one ranking
+    low: jax.Array  # [pools] unsigned
     high: jax.Array
-    at_low: Count  # candidates at or above ``low``
-    at_high: Count
+    under_low: Count  # [pools] candidates at or under ``low``
+    under_high: Count
+
+
+_Counter = Callable[[list[jax.Array]], list[Count]]
+
+
+class _Plan(NamedTuple):
+    """How values of all pools go to the leaves, and counts come back.
+
+    Pools follow each other leaf after leaf; or, if ``joint``, there is one.
+    """
+
+    joint: bool
+    pools: tuple[int, ...]  # of each leaf
+
+    def rows(self, arrays: list[jax.Array]) -> list[list[jax.Array]]:
+        """The rows of each array, sliced once where leaves share them."""
+        if self.joint:
+            return [list(arrays[0])] * len(arrays)
+        return [list(x) for x in arrays]
+
+    def spread(self, values: jax.Array) -> list[jax.Array]:
+        """``[..., pools]`` to one array for each leaf."""
+        if self.joint or len(self.pools) == 1:
+            return [values] * len(self.pools)
+        return jnp.split(values, np.cumsum(self.pools)[:-1], axis=-1)
+
+    def each(self, counts: list[list[jax.Array]]) -> jax.Array:
+        """``[counts, leaves, pools]``, where one pool may have many leaves."""
+        if not self.joint:
+            return jnp.stack([jnp.concatenate(c) for c in zip(*counts)])[
+                :, None
+            ]
+        # One concatenation, not one per count: it compiles much faster.
+        flat = jnp.concatenate([c for leaf in counts for c in leaf])
+        return jnp.swapaxes(flat.reshape(len(counts), len(counts[0]), 1), 0, 1)
+
+    def sums(self, counts: list[list[jax.Array]]) -> list[Count]:
+        """For each of some counts of each leaf, those of all pools."""
+        each = jnp.swapaxes(self.each(counts), 0, 1)
+        total = _counts.total(_counts.count_of(each))
+        return [Count(*x) for x in zip(*total, strict=True)]
 
 
 @partial(jax.jit, static_argnames="joint")
@@ -148,228 +186,353 @@ def _select(
     *,
     joint: bool,
 ) -> list[jax.Array]:
-    """See :func:`select`; ``wanted`` is a scalar or one count per pool."""
+    """See :func:`select`; ``wanted`` has an entry for each pool."""
+    plan = _Plan(joint, tuple(x.shape[0] for x in units))
     sizes = [np.full(x.shape[0], x[0].size, np.int64) for x in units]
-    full = np.concatenate(sizes)
-    available = _counts.count_of(full.sum() if joint else full)
+    full = sum(sizes) if joint else np.concatenate(sizes)
+    available = _counts.count_of(full)
     leaves = [_Leaf(x, None, None) for x in units]
     if kept is not None:
         # Kept units come first: with enough of them the choice is among them,
         # else they all stay and the choice is among the others.
-        marked = count_kept(kept, joint=joint)
+        marked = plan.sums([_count(x) for x in kept])[0]
         grow = _counts.less(marked, wanted)
         rest = _counts.subtract(wanted, marked)
         others = _counts.subtract(available, marked)
         wanted = _counts.where(grow, rest, wanted)
         available = _counts.where(grow, others, marked)
-        leaves = list(map(_Leaf, units, kept, _spread(grow, units, joint)))
+        leaves = list(map(_Leaf, units, kept, plan.spread(grow)))
 
-    wide = any(x.dtype == jnp.float64 for x in units)
-    unsigned = np.dtype(np.uint64 if wide else np.uint32)
+    lost = _counts.subtract(available, wanted)
+    found, asked = _threshold(plan, leaves, lost, available)
+    limits = plan.rows([x[-2:] for x in asked])
 
-    def count(*keys: jax.Array) -> list[Count]:
-        each = map(_count_scores, leaves, *(per_leaf(key) for key in keys))
-        counts = [jnp.concatenate(c) for c in zip(*each, strict=True)]
-        return [_ranked(c, joint) for c in counts]
-
-    def per_leaf(values: jax.Array) -> list[jax.Array]:
-        return _spread(values, units, joint)
-
-    found = _search(count, wanted, available, unsigned)
-    lows, highs = per_leaf(found.low), per_leaf(found.high)
-
-    def divide_ties() -> jax.Array:
-        ties = jnp.concatenate(list(map(_count_ties, leaves, lows, highs)))
-        missing = _counts.subtract(wanted, found.at_high)
-        if joint:  # earlier leaves take theirs first
-            missing = _counts.share(missing, _counts.count_of(ties))
-        shares = _spread(_counts.to_int32(missing), units, False)
-        bounds = map(_tie_bound, leaves, lows, highs, shares)
-        return jnp.concatenate(list(bounds))
+    def divide_ties() -> list[jax.Array]:
+        above = _counts.subtract(available, found.under_high)
+        missing = _counts.subtract(wanted, above)
+        return _tie_bounds(plan, leaves, limits, missing)
 
     bounds = lax.cond(
-        jnp.all(_counts.equal(found.at_low, wanted)),
-        lambda: jnp.full(full.shape, 2**31, np.uint32),
+        jnp.all(_counts.equal(found.under_low, lost)),
+        lambda: [jnp.full(x.shape[:1], 2**31, np.uint32) for x in units],
         divide_ties,
     )
-    return list(map(_mask, leaves, lows, highs, _spread(bounds, units, False)))
+    return list(map(_mask, leaves, limits, bounds))
 
 
-def _spread(
-    values: jax.Array, units: list[jax.Array], joint: bool
-) -> list[jax.Array]:
-    """What each leaf needs of one value per pool, ready to broadcast."""
-    if joint:
-        return [values] * len(units)
-    pools = [x.shape[0] for x in units]
-    if max(pools) == 1:
-        # Not by slices: each would be part of its leaf's loop, and 500 leaves
-        # of one shape would be compiled 500 times.
-        rows = np.eye(len(units), dtype=bool)
-        parts = [jnp.sum(values, where=row, keepdims=True) for row in rows]
+def _threshold(
+    plan: _Plan, leaves: list[_Leaf], lost: Count, available: Count
+) -> tuple[_Bracket, list[jax.Array]]:
+    """Finds the key under which lie the ``lost`` candidates of each pool."""
+    wide = any(x.scores.dtype == jnp.float64 for x in leaves)
+    unsigned = np.dtype(np.uint64 if wide else np.uint32)
+    sign, infinity = _landmarks(unsigned)
+    start = _Bracket(
+        low=jnp.full(lost.low.shape, sign - infinity - 1),
+        high=jnp.full(lost.low.shape, sign + infinity + 1),
+        under_low=jax.tree.map(jnp.zeros_like, lost),
+        under_high=available,
+    )
+
+    def counter(leaves: list[_Leaf]) -> _Counter:
+        def count(asked: list[jax.Array]) -> list[Count]:
+            rows = plan.rows(asked)
+            return plan.sums(list(map(_count_under, leaves, rows)))
+
+        return count
+
+    def look(keys: jax.Array) -> list[jax.Array]:
+        return plan.spread(_limits(keys))
+
+    points = 7 if len(leaves) <= 16 else 3
+    some = _sample(plan, leaves)
+    if not some:
+        return _search(counter(leaves), look, lost, start, points)
+    # The bracket that holds the wanted key in a sample, three standard errors
+    # to each side, most likely holds it in all.
+    if some[0].kept is not None:
+        most = plan.sums([_count(_candidates(x)) for x in some])[0]
     else:
-        parts = jnp.split(values, np.cumsum(pools)[:-1])
-    return [
-        part.astype(values.dtype).reshape((-1,) + (1,) * (x.ndim - 1))
-        for part, x in zip(parts, units, strict=True)
-    ]
+        sizes = [np.full(len(x.scores), x.scores[0].size) for x in some]
+        most = _counts.count_of(sum(sizes) if plan.joint else sizes[0])
+    seen, part = _counts.to_float(most), _counts.to_float(lost)
+    middle = seen * part / jnp.maximum(_counts.to_float(available), 1)
+    rest = jnp.maximum(seen - middle, 0) / jnp.maximum(seen, 1)
+    margin = 1 + 3 * jnp.sqrt(middle * rest)
+    ends = []
+    for place in (middle - margin, middle + margin):
+        rank = _counts.count_of(jnp.clip(place, 0, seen).astype(np.int32))
+        begin = start._replace(under_high=most)
+        ends.append(_search(counter(some), look, rank, begin, 7)[0])
+    hint = ends[0].low, ends[1].high
+    return _search(counter(leaves), look, lost, start, points, hint)
+
+
+def _sample(plan: _Plan, leaves: list[_Leaf]) -> list[_Leaf]:
+    """About one in 64 units of the largest leaves, at most 2**17; [] if few.
+
+    Regular slices, and none across devices. A bad sample costs passes, and
+    nothing else.
+    """
+    if not plan.joint and len(leaves) > 1:
+        return []  # every leaf would need its own
+    leaves = sorted(leaves, key=lambda x: -x.scores.size)[:16]
+    size = sum(x.scores.size for x in leaves)
+    if size < 2**18 * leaves[0].scores.shape[0]:
+        return []
+    some = []
+    for leaf in leaves:
+        left, slices = max(64, size >> 17), [slice(None)]
+        shape, spec = leaf.scores.shape, jax.typeof(leaf.scores).sharding.spec
+        for axis in range(1, len(shape)):
+            free = spec[axis] is None and left > 1
+            rest = axis + 1 == len(shape)
+            most = shape[axis] if rest else shape[axis] // 64
+            stride = min(left, max(most, 1)) if free else 1
+            slices.append(slice(None, None, stride))
+            left //= stride
+        if left == 1:
+            kept = None if leaf.kept is None else leaf.kept[*slices]
+            some.append(leaf._replace(scores=leaf.scores[*slices], kept=kept))
+    return some
 
 
 def _search(
-    count: Callable[..., list[Count]],
-    wanted: Count,
-    available: Count,
-    unsigned: np.dtype[Any],
-) -> _Bracket:
-    """Finds keys at or above which there are ``wanted`` candidates.
+    count: _Counter,
+    look: Callable[[jax.Array], list[jax.Array]],
+    lost: Count,
+    start: _Bracket,
+    points: int,
+    hint: tuple[jax.Array, jax.Array] | None = None,
+) -> tuple[_Bracket, list[jax.Array]]:
+    """Finds the key at or under which there are ``lost`` candidates.
 
-    Each pass over the units counts at three keys: the middle of the bracket, so
-    that the search always ends, and two around the place where the wanted key
-    would be if those between were evenly spread, so that it ends soon.
+    Each pass over the units counts at a few keys: around the place where the
+    wanted key would be if those in the bracket were evenly spread, so that the
+    search ends soon, or across the bracket, so that it always ends.
 
     Args:
-      count: The candidates at or above each of three keys.
-      wanted: How many are wanted.
-      available: How many there are.
-      unsigned: The dtype of the keys; nothing is at the largest.
+      count: The candidates at or under each of some keys, but the last two.
+      look: What ``count`` takes for some keys, for each leaf.
+      lost: How many are wanted.
+      start: What to begin with; its ends are not asked for.
+      points: How many keys to ask for in one pass.
+      hint: Between which keys to look first.
 
     Returns:
-      A bracket whose ``low`` has exactly ``wanted`` candidates, or whose ends
-      are neighbours.
+      A bracket whose ``low`` has exactly ``lost`` candidates, or whose ends
+      are neighbours; and what ``look`` makes of the last keys, its ends last.
     """
-    real = np.float64 if unsigned.itemsize == 8 else np.float32
-    top = np.array(np.iinfo(unsigned).max, unsigned)
-    start = _Bracket(
-        low=jnp.zeros(wanted.low.shape, unsigned),
-        high=jnp.full(wanted.low.shape, top),
-        at_low=available,
-        at_high=jax.tree.map(jnp.zeros_like, wanted),
-    )
+    real = np.float64 if start.low.dtype.itemsize == 8 else np.float32
+    spots = np.arange(points, dtype=real)
 
-    def unfinished(now: _Bracket) -> jax.Array:
-        inexact = ~_counts.equal(now.at_low, wanted)
-        return jnp.any(inexact & (now.high - now.low > 1))
+    def unfinished(now: Any) -> jax.Array:
+        here = now[0]
+        inexact = ~_counts.equal(here.under_low, lost)
+        return jnp.any(inexact & (here.high - here.low > 1))
 
-    def narrow(now: _Bracket) -> _Bracket:
-        low, high, at_low, at_high = now
+    def across(low: jax.Array, high: jax.Array, first: Any, step: Any) -> Any:
         width = high - low
-        inside = _counts.to_float(_counts.subtract(at_low, at_high))
-        beyond = _counts.to_float(_counts.subtract(at_low, wanted))
-        inside = jnp.maximum(inside, 1)
-        guess = (beyond / inside).astype(real)
-        margin = lax.rsqrt(inside).astype(real)  # two standard errors
-        keys = []
-        for place in (
-            jnp.full_like(guess, 0.5),
-            guess - margin,
-            guess + margin,
-        ):
-            step = jnp.clip(place, 0, 1 - 2**-20) * width.astype(real)
-            last = jnp.maximum(width, 2) - 1
-            keys.append(low + jnp.clip(step.astype(unsigned), 1, last))
-        for key, here in zip(keys, count(*keys), strict=True):
-            few = _counts.less(here, wanted)
-            up, down = ~few & (key > low), few & (key < high)
+        places = jnp.clip(first + step * spots[:, None], 0, 1)
+        keys = (places * width.astype(real)).astype(low.dtype)
+        return low + jnp.minimum(keys, width)
+
+    # Keys go through the loop as the leaves need them: else what makes them
+    # would be fused into the loop of every leaf, and compiled as often.
+    def ready(now: _Bracket, keys: jax.Array, turn: Any) -> Any:
+        keys = jnp.clip(keys, now.low + 1, now.high - 1)
+        asked = look(jnp.concatenate([keys, now.low[None], now.high[None]]))
+        return now, keys, asked, turn
+
+    def narrow(now: Any) -> Any:
+        (low, high, under_low, under_high), keys, asked, turn = now
+        for key, here in zip(keys, count(asked), strict=True):
+            few = ~_counts.less(lost, here)
+            up, down = few & (key > low), ~few & (key < high)
             low, high = jnp.where(up, key, low), jnp.where(down, key, high)
-            at_low = _counts.where(up, here, at_low)
-            at_high = _counts.where(down, here, at_high)
-        return _Bracket(low, high, at_low, at_high)
+            under_low = _counts.where(up, here, under_low)
+            under_high = _counts.where(down, here, under_high)
+        inside = _counts.to_float(_counts.subtract(under_high, under_low))
+        beyond = _counts.to_float(_counts.subtract(lost, under_low))
+        inside = jnp.maximum(inside, 1).astype(real)
+        # Half a unit further: between this unit and the next.
+        guess = jnp.minimum((beyond.astype(real) + 0.5) / inside, 1)
+        even, half = 1 / (points + 1), points // 2
+        error = 2 * jnp.sqrt(guess * (1 - guess) / inside)
+        step = jnp.minimum(error / half, even)
+        step = jnp.where((turn > 4) & (turn % 2 == 1), even, step)
+        edge = step * (half + 1)
+        first = jnp.clip(guess, edge, 1 - edge) - step * half
+        keys = across(low, high, first, step)
+        return ready(_Bracket(low, high, under_low, under_high), keys, turn + 1)
 
-    return lax.while_loop(unfinished, narrow, start)
+    if hint is None:
+        keys = across(start.low, start.high, 1 / (points + 1), 1 / (points + 1))
+    else:
+        keys = across(*hint, 0, 1 / (points - 1)).at[-1].set(hint[1])
+    found, _, asked, _ = lax.while_loop(
+        unfinished, narrow, ready(start, keys, 0)
+    )
+    return found, asked
 
 
-def _at_least(leaf: _Leaf, key: jax.Array) -> jax.Array:
-    """Candidates whose score is at or above a key; NaN is above all, -0 is 0.
+def _tie_bounds(
+    plan: _Plan,
+    leaves: list[_Leaf],
+    limits: list[list[jax.Array]],
+    missing: Count,
+) -> list[jax.Array]:
+    """For each leaf and pool the flat index before which ties are taken.
 
-    Keys are bit patterns, turned so that they rise with the floats. Scores are
-    compared as floats: subnormals are what the backend takes them for, as they
-    are in ``jnp.argsort``.
+    Leaf after leaf takes all or none of its ties, but for one in each pool; in
+    that one the index is searched for like a key.
     """
-    sign = np.array(1 << (8 * key.dtype.itemsize - 1), key.dtype)
-    real = np.dtype(np.float64 if key.dtype.itemsize == 8 else np.float32)
-    infinity = np.array(np.inf, real).view(key.dtype)
-    turned = jnp.maximum(key, sign - infinity)  # all below -inf is -inf
-    bits = jnp.where(turned < sign, sign + (sign - turned), turned - sign)
-    limit = lax.bitcast_convert_type(bits, real)  # NaN above inf
-    top = np.array(np.iinfo(key.dtype).max, key.dtype)
-    x = leaf.scores.astype(real)
-    flags = (x >= limit) | ((x != x) & (key < top))
-    return flags if leaf.kept is None else flags & (leaf.kept != leaf.grow)
+    under = plan.each(list(map(_count_ends, leaves, limits)))
+    ties = under[1] - under[0]
+    shares = _counts.to_int32(_counts.share(missing, _counts.count_of(ties)))
+    divided = (shares > 0) & (shares < ties)
+
+    def here(values: jax.Array) -> Count:
+        return _counts.count_of(jnp.sum(values, 0, np.int32, where=divided))
+
+    def count(indices: list[jax.Array]) -> list[Count]:
+        rows = plan.rows(indices)
+        each = plan.each(list(map(_count_ties, leaves, limits, rows)))
+        return list(map(here, each))
+
+    size = max(x.scores[0].size for x in leaves)
+    start = _Bracket(
+        low=jnp.zeros(missing.low.shape, np.uint32),
+        high=jnp.full(missing.low.shape, size, np.uint32),
+        under_low=here(jnp.zeros_like(ties)),
+        under_high=here(ties),
+    )
+    bound = _search(count, plan.spread, here(shares), start, 2)[0].low
+    whole = jnp.where(shares > 0, np.uint32(2**31), np.uint32(0))
+    bounds = jnp.where(divided, bound, whole)
+    return list(bounds) if plan.joint else plan.spread(bounds[0])
 
 
-def _count(*flags: jax.Array) -> tuple[jax.Array, ...]:
+def _landmarks(dtype: np.dtype[Any]) -> tuple[Any, Any]:
+    """The key of 0, and how far from it the keys of infinity are."""
+    real = np.dtype(np.float64 if dtype.itemsize == 8 else np.float32)
+    sign = np.array(1, dtype) << np.array(8 * dtype.itemsize - 1, dtype)
+    return sign, np.array(np.inf, real).view(dtype)
+
+
+def _limits(keys: jax.Array) -> jax.Array:
+    """The floats that keys stand for; beyond the infinities they are NaN.
+
+    Keys are bit patterns, turned so that they rise with the floats.
+    """
+    sign, _ = _landmarks(keys.dtype)
+    real = np.dtype(np.float64 if keys.dtype.itemsize == 8 else np.float32)
+    bits = jnp.where(keys < sign, sign + (sign - keys), keys - sign)
+    return lax.bitcast_convert_type(bits, real)
+
+
+def _wide(values: jax.Array, leaf: _Leaf) -> jax.Array:
+    """A value per pool, to broadcast over the pool's units."""
+    return values.reshape((-1,) + (1,) * (leaf.scores.ndim - 1))
+
+
+def _under(leaf: _Leaf, limit: jax.Array) -> jax.Array:
+    """Which scores are at or under a limit; NaN is above all, -0 is 0.
+
+    Scores are compared as floats: subnormals are what the backend takes them
+    for, as they are in ``jnp.argsort``.
+    """
+    return leaf.scores.astype(limit.dtype) <= _wide(limit, leaf)
+
+
+def _under_end(leaf: _Leaf, limit: jax.Array) -> jax.Array:
+    """The same for the high end of a bracket: all is under NaN."""
+    return _under(leaf, limit) | _wide(jnp.isnan(limit), leaf)
+
+
+def _candidates(leaf: _Leaf, flags: jax.Array | None = None) -> jax.Array:
+    """Those of ``flags`` between which is chosen."""
+    if leaf.kept is None:
+        return flags
+    among = leaf.kept != _wide(leaf.grow, leaf)
+    return among if flags is None else flags & among
+
+
+def _count(*flags: jax.Array) -> list[jax.Array]:
     """True entries of each pool, of several arrays in one read, int32."""
-    return lax.reduce(
+    if len(flags) == 1:
+        # The compiler splits a sum of one array, and stores what is summed.
+        flags = flags[0], ~flags[0]
+        return list(lax.optimization_barrier(tuple(_count(*flags))))[:1]
+    shape = flags[0].shape
+    # Rows first, if they are long: the CPU backend shares out what is summed to
+    # several numbers among its threads.
+    rows = shape[0] == 1 and np.prod(shape[2:], dtype=int) >= 512
+    counts = lax.reduce(
         tuple(flag.astype(np.int32) for flag in flags),
         (np.int32(0),) * len(flags),
         lambda a, b: tuple(map(lax.add, a, b)),
-        tuple(range(1, flags[0].ndim)),
+        tuple(range(2 if rows else 1, len(shape))),
     )
+    if rows:
+        return [jnp.sum(c, axis=1, dtype=np.int32) for c in counts]
+    return list(counts)
+
+
+def _before(leaf: _Leaf, bound: jax.Array) -> jax.Array:
+    """Whether the flat index in the pool is below a bound."""
+    shape = leaf.scores.shape
+    if len(shape) == 1:
+        return bound > 0
+    # Axis by axis, from the last, with no flat index: the compiler would
+    # prepare that outside a loop, and keep it.
+    here, stride = jnp.zeros(shape, bool), 1
+    for axis in range(len(shape) - 1, 0, -1):
+        part = bound // np.uint32(stride)
+        part = part if axis == 1 else part % np.uint32(shape[axis] or 1)
+        place = lax.broadcasted_iota(np.uint32, shape, axis)
+        edge = _wide(part, leaf)
+        here = (place < edge) | ((place == edge) & here)
+        stride *= shape[axis] or 1
+    return here
 
 
 # What is done per leaf is jitted, to be traced once for all leaves of one shape.
 
 
 @jax.jit
-def _count_scores(leaf: _Leaf, *keys: jax.Array) -> tuple[jax.Array, ...]:
-    # Without the barrier the compiler prepares the scores once, outside the
-    # loop, and keeps them: a copy of the scores, and no faster.
-    leaf, keys = lax.optimization_barrier((leaf, keys))
-    return _count(*(_at_least(leaf, key) for key in keys))
+def _count_under(leaf: _Leaf, limits: list[jax.Array]) -> list[jax.Array]:
+    if leaf.kept is not None or leaf.scores.dtype != limits[0].dtype:
+        # Without the barrier the compiler prepares the scores once, outside
+        # the loop, and keeps them: a copy of the scores, and no faster.
+        leaf, limits = lax.optimization_barrier((leaf, limits))
+    flags = (_under(leaf, limit) for limit in limits[:-2])
+    return _count(*(_candidates(leaf, x) for x in flags))
 
 
 @jax.jit
-def _count_ties(leaf: _Leaf, low: jax.Array, high: jax.Array) -> jax.Array:
-    return _count(_at_least(leaf, low) & ~_at_least(leaf, high))[0]
+def _count_ends(leaf: _Leaf, limits: list[jax.Array]) -> list[jax.Array]:
+    ends = _under(leaf, limits[-2]), _under_end(leaf, limits[-1])
+    return _count(*(_candidates(leaf, x) for x in ends))
 
 
 @jax.jit
-def _tie_bound(
-    leaf: _Leaf, low: jax.Array, high: jax.Array, share: jax.Array
-) -> jax.Array:
-    """The flat index in each pool before which ``share`` of the ties lie.
-
-    The index is found axis by axis, from the ties in each slice across the axis:
-    no index of all ties, and nothing larger than an axis leaves a device.
-    """
-    flags = _at_least(leaf, low) & ~_at_least(leaf, high)
-    left = share.reshape(-1, 1)
-    bound = jnp.zeros_like(left, np.uint32)
-    for axis in range(1, flags.ndim):
-        others = tuple(a for a in range(1, flags.ndim) if a != axis)
-        slices = _replicated(jnp.sum(flags, axis=others, dtype=np.int32))
-        before = jnp.cumsum(slices, axis=1) - slices
-        # The slice that holds the last wanted tie: the last with fewer before.
-        place = (
-            jnp.sum(before < left, axis=1, keepdims=True, dtype=np.int32) - 1
-        )
-        place = jnp.maximum(place, 0)
-        left -= jnp.take_along_axis(before, place, axis=1)
-        here = place.reshape((-1,) + (1,) * (flags.ndim - 1))
-        flags &= lax.broadcasted_iota(np.int32, flags.shape, axis) == here
-        stride = np.prod(flags.shape[axis + 1 :], dtype=np.uint32)
-        bound += place.astype(np.uint32) * stride
-    return jnp.where(share.reshape(-1, 1) > 0, bound + 1, 0)[:, 0]
-
-
-def _replicated(x: jax.Array) -> jax.Array:
-    """``x`` on every device, where axes of an Explicit mesh divide it."""
-    if any(jax.typeof(x).sharding.spec):
-        return jax.sharding.reshard(x, jax.P(*(None,) * x.ndim))
-    return x
+def _count_ties(
+    leaf: _Leaf, limits: list[jax.Array], bounds: list[jax.Array]
+) -> list[jax.Array]:
+    """Candidates in the bracket before some flat indices."""
+    leaf, limits, bounds = lax.optimization_barrier((leaf, limits, bounds))
+    ties = ~_under(leaf, limits[-2]) & _under_end(leaf, limits[-1])
+    ties = _candidates(leaf, ties)
+    return _count(*(ties & _before(leaf, bound) for bound in bounds[:-2]))
 
 
 @jax.jit
-def _mask(
-    leaf: _Leaf, low: jax.Array, high: jax.Array, bound: jax.Array
-) -> jax.Array:
+def _mask(leaf: _Leaf, limits: list[jax.Array], bound: jax.Array) -> jax.Array:
     """What was kept and is no candidate, scores above, the first of the ties."""
-    shape = leaf.scores.shape
-    index, stride = jnp.zeros(shape, np.uint32), 1
-    for axis in range(len(shape) - 1, 0, -1):
-        place = lax.broadcasted_iota(np.uint32, shape, axis)
-        index += place * np.uint32(stride)
-        stride *= shape[axis]
-    above = _at_least(leaf, high) | (index < bound)
-    best = _at_least(leaf, low) & above
-    return best if leaf.kept is None else best | (leaf.kept & leaf.grow)
+    above = ~_under_end(leaf, limits[-1]) | _before(leaf, bound)
+    best = ~_under(leaf, limits[-2]) & above
+    if leaf.kept is None:
+        return best
+    grow = _wide(leaf.grow, leaf)
+    return jnp.where(grow, leaf.kept | best, leaf.kept & best)

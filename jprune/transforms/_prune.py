@@ -14,9 +14,10 @@ from jprune._checks import (
     check_params,
     check_sparsity,
     check_state,
+    check_where,
     is_traced,
 )
-from jprune._find import Method, choose, find, is_due, like
+from jprune._find import Method, check_method, choose, find, is_due, like
 from jprune._trees import is_hole
 from jprune._typing import Masks, Sparsity, Tree, Where
 from jprune.allocations import Allocation, uniform
@@ -28,7 +29,7 @@ from jprune.transforms._keep_masks import mask_updates
 class PruneState(NamedTuple):
     """The state of :func:`prune`."""
 
-    count: jax.Array  # int32 scalar, updates so far
+    count: jax.Array  # type: ignore[assignment]  # int32 scalar, updates so far
     masks: Masks  # bool, like the parameters
     criterion: Any  # the criterion's own
 
@@ -87,6 +88,7 @@ def prune(
     method = Method("prune", criterion, structure, allocation)
     method.check()
     sparsity = check_sparsity("prune", sparsity)
+    check_where("prune", where)
     every = check_every("prune", every)
     seed = _seed(key)
     # Jitted once per transform, so that a loop without jit compiles it once.
@@ -94,12 +96,12 @@ def prune(
 
     def init_fn(params: Tree) -> PruneState:
         chosen = choose("prune", where, params)
-        state = PruneState(
+        check_method(method, chosen)
+        return PruneState(
             count=jnp.zeros([], jnp.int32),
             masks=jax.tree.map(lambda p: jnp.ones_like(p, dtype=bool), chosen),
             criterion=criterion.init(chosen),
         )
-        return state
 
     def update_fn(
         updates: Tree,

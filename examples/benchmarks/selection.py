@@ -1,0 +1,140 @@
+"""Times exact selection against sorting, side by side.
+
+Every method finds what is needed to keep the k largest of n scores; only
+`top_k_mask` also returns the mask. A read pass is the time of `jnp.sum`.
+"""
+
+import argparse
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jprune
+
+KINDS = ("normal", "heavy", "zeros")
+
+
+def scores(kind: str, size: int) -> jax.Array:
+    """Magnitudes: normal, heavy-tailed, or trained with 60 % exact zeros."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((size // 1000, 1000), np.float32)
+    if kind == "heavy":
+        x = x**5
+    elif kind == "zeros":
+        x[rng.random(x.shape, np.float32) < 0.6] = 0
+    return jnp.abs(jnp.asarray(x))
+
+
+def methods(x: jax.Array, k: int, sorts: bool) -> dict[str, Callable[[], Any]]:
+    """What is timed, by name."""
+    flat = np.asarray(x).ravel()
+    select = jax.jit(jprune.selection.top_k_mask)
+    total = jax.jit(jnp.sum)
+    found = {
+        "read pass": lambda: total(x),
+        "top_k_mask": lambda: select(x, k),
+        "numpy.partition": lambda: np.partition(flat, flat.size - k),
+    }
+    if sorts:
+        argsort = jax.jit(lambda x: jnp.argsort(x.ravel(), descending=True))
+        sort = jax.jit(lambda x: jnp.sort(x.ravel()))
+        top_k = jax.jit(lambda x: jax.lax.top_k(x.ravel(), k)[0][-1])
+        quantile = jax.jit(lambda x: jnp.quantile(x, 1 - k / x.size))
+        found |= {
+            "jnp.argsort": lambda: argsort(x),
+            "jnp.sort": lambda: sort(x),
+            "lax.top_k": lambda: top_k(x),
+            "jnp.quantile": lambda: quantile(x),
+        }
+    try:
+        import torch
+    except ImportError:
+        return found
+    tensor = torch.from_numpy(flat)
+    rank = flat.size - k + 1
+    return found | {"torch.kthvalue": lambda: torch.kthvalue(tensor, rank)}
+
+
+def medians(
+    calls: dict[str, Callable[[], Any]], rounds: int
+) -> dict[str, float]:
+    """Seconds per call, the methods taking turns."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(rounds + 1):
+        for name, call in calls.items():
+            if turn > 2 and times[name][0] > 1:
+                continue  # what takes seconds is timed twice
+            begin = time.perf_counter()
+            jax.block_until_ready(call())
+            if turn:  # the first call compiles
+                times[name].append(time.perf_counter() - begin)
+    return {name: float(np.median(t)) for name, t in times.items()}
+
+
+def plot(rows: list[tuple[Any, ...]], path: str) -> None:
+    """Read passes of each case, one bar per row."""
+    import matplotlib.pyplot as plt
+
+    names = [f"{n:.0e} {kind} {s} {name}" for n, kind, s, name, *_ in rows]
+    figure, axes = plt.subplots(figsize=(8, 1 + 0.2 * len(rows)))
+    axes.barh(names, [row[5] for row in rows])
+    axes.set(xscale="log", xlabel="read passes")
+    figure.tight_layout()
+    figure.savefig(path)
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--sizes",
+        type=float,
+        nargs="+",
+        default=[1e6, 1e7, 1e8],
+        help="numbers of scores",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="one small size, three rounds"
+    )
+    parser.add_argument(
+        "--no-sorts", action="store_true", help="leave out the slow methods"
+    )
+    parser.add_argument("--plot", metavar="FILE", help="save a bar chart")
+    options = parser.parse_args()
+    sizes = [1e6] if options.quick else options.sizes
+    rounds = 3 if options.quick else 9
+    device = jax.devices()[0]
+    print(f"{os.cpu_count()} cores, jax {jax.__version__}, {device}\n")
+    print("| scores | kind | sparsity | method | ms | read passes | GB/s |")
+    print("|---|---|---|---|---|---|---|")
+    rows = []
+    for size in map(int, sizes):
+        for kind in KINDS:
+            x = scores(kind, size)
+            for sparsity in (0.5, 0.9, 0.99):
+                k = size - round(sparsity * size)
+                # Sorting takes the same time whatever is asked for.
+                sorts = kind == "normal" and sparsity == 0.9
+                calls = methods(x, k, sorts and not options.no_sorts)
+                found = medians(calls, rounds)
+                for name, t in found.items():
+                    ratio = t / found["read pass"]
+                    row = (size, kind, sparsity, name, t * 1e3, ratio)
+                    rows.append(row)
+                    print(
+                        f"| {size:.0e} | {kind} | {sparsity} | {name} "
+                        f"| {t * 1e3:.2f} | {ratio:.1f} "
+                        f"| {x.nbytes / t / 1e9:.2f} |",
+                        flush=True,
+                    )
+    if options.plot:
+        plot(rows, options.plot)
+
+
+if __name__ == "__main__":
+    main()

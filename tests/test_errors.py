@@ -1,0 +1,279 @@
+"""Bad input is refused with the call, the place and the value."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jprune
+from jprune import allocations, criteria, projections, selection, structures
+
+PARAMS = {"a": {"kernel": jnp.ones((3, 4)), "bias": jnp.ones(4)}}
+MASKS = jprune.find_masks(PARAMS, 0.5)
+INTEGERS = {"a": {"kernel": jnp.ones((3, 4), jnp.int32)}}
+COMPLEX = {"a": {"kernel": jnp.ones((3, 4), jnp.complex64)}}
+
+
+def wrong(mask: Any) -> Any:
+    return {"a": {"kernel": mask, "bias": None}}
+
+
+WHEN_MADE: list[tuple[str, Callable[[], Any]]] = [
+    ("`prune(sparsity=...)` must lie in [0, 1], got 1.5", lambda: jprune.prune(1.5)),
+    ("`prune(sparsity=...)` must lie in [0, 1], got -0.1", lambda: jprune.prune(-0.1)),
+    ("`prune(sparsity=...)` must lie in [0, 1], got nan", lambda: jprune.prune(np.nan)),
+    (
+        "`prune(sparsity=...)` must lie in [0, 1], got 2.0",
+        lambda: jprune.prune(optax.constant_schedule(2.0)),
+    ),
+    ("`prune(sparsity=...)` must be a number", lambda: jprune.prune("0.5")),
+    ("`prune(sparsity=...)` must be a number", lambda: jprune.prune(True)),
+    (
+        "`prune(sparsity=...)` must be a number or a schedule",
+        lambda: jprune.prune(optax.polynomial_schedule),
+    ),
+    (
+        "`find_masks(sparsity=...)` must lie in [0, 1], got 1.5",
+        lambda: jprune.find_masks(PARAMS, 1.5),
+    ),
+    (
+        "`find_masks(sparsity=...)` must be a number, got the schedule",
+        lambda: jprune.find_masks(PARAMS, optax.constant_schedule(0.5)),
+    ),
+    ("`prune(every=...)` must be an integer >= 1, got 0", lambda: jprune.prune(0.5, every=0)),
+    ("`prune(every=...)` must be an integer >= 1, got 1.5", lambda: jprune.prune(0.5, every=1.5)),
+    (
+        "`project(every=...)` must be an integer >= 1, got -1",
+        lambda: jprune.project(projections.frobenius_ball(1.0), every=-1),
+    ),
+    (
+        "`project_frobenius_ball(radius)` must be a positive number, got 0.0",
+        lambda: jprune.project_frobenius_ball(0.0),
+    ),
+    (
+        "`project_frobenius_ball(radius)` must be a positive number, got nan",
+        lambda: jprune.project_frobenius_ball(float("nan")),
+    ),
+    (
+        "`frobenius_ball(radius)` must be a positive number, got -1.0",
+        lambda: projections.frobenius_ball(-1.0),
+    ),
+    (
+        "`project_frobenius_ball(per=...)` must be 'tree' or 'leaf', got 'row'",
+        lambda: jprune.project_frobenius_ball(1.0, per="row"),
+    ),
+    (
+        "`prune(criterion=...)` got the function `magnitude` itself; call it",
+        lambda: jprune.prune(0.5, criterion=criteria.magnitude),
+    ),
+    (
+        "`find_masks(structure=...)` got the function `unstructured` itself",
+        lambda: jprune.find_masks(PARAMS, 0.5, structure=structures.unstructured),
+    ),
+    (
+        "`prune(allocation=...)` got the function `uniform` itself",
+        lambda: jprune.prune(0.5, allocation=allocations.uniform),
+    ),
+    (
+        "`prune(criterion=...)` must be a `Criterion`, got 'magnitude'",
+        lambda: jprune.prune(0.5, criterion="magnitude"),
+    ),
+    (
+        "`project(projection)` got the factory `frobenius_ball` itself; call it",
+        lambda: jprune.project(projections.frobenius_ball),
+    ),
+    ("`project(projection)` must be a function", lambda: jprune.project(3.0)),
+    (
+        "`prune(where=...)`: the regular expression '(' does not compile",
+        lambda: jprune.prune(0.5, where="("),
+    ),
+    (
+        "`project(where=...)`: the regular expression '(' does not compile",
+        lambda: jprune.project(lambda tree: tree, where="("),
+    ),
+    (
+        "`top_k_mask(scores, k)`: k must be an integer from 0 to 3, the number of scores, got 4",
+        lambda: selection.top_k_mask(jnp.ones(3), 4),
+    ),
+    (
+        "`top_k_mask(scores, k)`: the leaf 'a/kernel' must be a real floating array, got int32",
+        lambda: selection.top_k_mask(INTEGERS, 1),
+    ),
+    (
+        "`random()` needs a key",
+        lambda: jprune.find_masks(PARAMS, 0.5, criterion=criteria.random()),
+    ),
+    ("`get_masks(opt_state)` found no pruner", lambda: jprune.get_masks(optax.adam(1.0).init(PARAMS))),
+    (
+        "`unstructured(batch_axis=...)`: axis 2 is out of range for 'a/kernel' with 2 axes",
+        lambda: jprune.find_masks(PARAMS, 0.5, structure=structures.unstructured(batch_axis=2)),
+    ),
+    (
+        "`find_masks(criterion=...)`: the scores of 'a/kernel' must be floating of shape (3, 4), got float32 of shape ()",
+        lambda: jprune.find_masks(
+            PARAMS,
+            0.5,
+            criterion=criteria.magnitude()._replace(
+                score=lambda params, *_: jax.tree.map(jnp.sum, params)
+            ),
+        ),
+    ),
+    (
+        "`apply_masks(params, masks)`: the mask of 'a/kernel' has shape (2,), which does not broadcast to the parameter's (3, 4)",
+        lambda: jprune.apply_masks(PARAMS, wrong(jnp.ones(2, bool))),
+    ),
+    (
+        "`apply_masks(params, masks)`: the mask of 'a/kernel' must be bool, got float32",
+        lambda: jprune.apply_masks(PARAMS, wrong(jnp.ones((3, 4)))),
+    ),
+    (
+        "`apply_masks(params, masks)`: the parameters have the leaf 'a/bias', the given tree has not",
+        lambda: jprune.apply_masks(PARAMS, {"a": {"kernel": jnp.ones((3, 4), bool)}}),
+    ),
+    (
+        "`apply_masks(params, masks)`: the given tree has the leaf 'b', the parameters have not",
+        lambda: jprune.apply_masks(PARAMS, {**MASKS, "b": jnp.ones(2, bool)}),
+    ),
+    (
+        "`find_masks(grads=...)`: the parameters have the leaf 'a/kernel'",
+        lambda: jprune.find_masks(PARAMS, 0.5, grads={"a": {"bias": jnp.ones(4)}}),
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("message", "call"), WHEN_MADE)
+def test_refused_when_made(message: str, call: Callable[[], Any]) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        call()
+
+
+IN_INIT: list[tuple[str, Callable[[], Any], Any]] = [
+    (
+        "`keep_masks(masks)`: the mask of 'a/kernel' has shape (4, 3)",
+        lambda: jprune.keep_masks(wrong(jnp.ones((4, 3), bool))),
+        PARAMS,
+    ),
+    (
+        "`keep_masks(masks)`: the mask of 'a/kernel' must be bool, got uint8",
+        lambda: jprune.keep_masks(wrong(jnp.ones((3, 4), jnp.uint8))),
+        PARAMS,
+    ),
+    (
+        "`keep_masks(masks)`: the parameters have the leaf 'a/bias', the given tree has not",
+        lambda: jprune.keep_masks({"b": jnp.ones(2, bool)}),
+        PARAMS,
+    ),
+    (
+        "`keep_masks(masks)`: the leaf 'a/kernel' must be a real floating array, got int32",
+        lambda: jprune.keep_masks({"a": {"kernel": jnp.ones((3, 4), bool)}}),
+        INTEGERS,
+    ),
+    (
+        "`prune(where=...)`: the leaf 'a/kernel' must be a real floating array, got complex64",
+        lambda: jprune.prune(0.5, where="kernel"),
+        COMPLEX,
+    ),
+    (
+        "`prune(where=...)`: the leaf 'a/kernel' must be a real floating array, got int32",
+        lambda: jprune.prune(0.5, where=True),
+        INTEGERS,
+    ),
+    (
+        "`prune(where=...)` selects no parameter, got 'no_such'; the leaves are: a/bias, a/kernel",
+        lambda: jprune.prune(0.5, where="no_such"),
+        PARAMS,
+    ),
+    (
+        "`prune(where=...)` selects no parameter, got None",
+        lambda: jprune.prune(0.5),
+        {"bias": jnp.ones(3)},
+    ),
+    (
+        "`prune(where=...)`: the leaf 'a/kernel' must be True or False, got 1",
+        lambda: jprune.prune(0.5, where={"a": {"kernel": 1, "bias": False}}),
+        PARAMS,
+    ),
+    (
+        "`prune(where=...)`: the parameters have the leaf 'a/bias', the given tree has not",
+        lambda: jprune.prune(0.5, where={"a": {"kernel": True}}),
+        PARAMS,
+    ),
+    (
+        "`prune(where=...)`: the given tree has the leaf 'b', the parameters have not",
+        lambda: jprune.prune(0.5, where={"a": True, "b": False}),
+        PARAMS,
+    ),
+    (
+        "`unstructured(batch_axis=...)`: axis -3 is out of range for 'a/kernel'",
+        lambda: jprune.prune(0.5, structure=structures.unstructured(batch_axis=-3)),
+        PARAMS,
+    ),
+    (
+        "`project(projection)` changed the shape of 'a/bias' from (4,) to ()",
+        lambda: jprune.project(lambda tree: jax.tree.map(jnp.sum, tree)),
+        PARAMS,
+    ),
+    (
+        "`project(projection)` must return a tree like its argument",
+        lambda: jprune.project(lambda tree: 0.0),
+        PARAMS,
+    ),
+    (
+        "`project_frobenius_ball(where=...)` selects no parameter",
+        lambda: jprune.project_frobenius_ball(1.0),
+        INTEGERS,
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("message", "make", "params"), IN_INIT)
+def test_refused_in_init(
+    message: str, make: Callable[[], Any], params: Any
+) -> None:
+    tx = make()
+    with pytest.raises(ValueError, match=re.escape(message)):
+        tx.init(params)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        jax.eval_shape(tx.init, params)
+
+
+@pytest.mark.parametrize(
+    ("name", "tx"),
+    [
+        ("keep_masks", jprune.keep_masks(MASKS)),
+        ("prune", jprune.prune(0.5)),
+        ("project", jprune.project(projections.frobenius_ball(1.0))),
+        ("project_frobenius_ball", jprune.project_frobenius_ball(1.0)),
+    ],
+)
+def test_update_without_params(name: str, tx: Any) -> None:
+    state = tx.init(PARAMS)
+    with pytest.raises(ValueError, match=f"`{name}` needs the parameters"):
+        tx.update(PARAMS, state)
+
+
+def test_traced_numbers_pass() -> None:
+    @jax.jit
+    def step(sparsity: Any, radius: Any, k: Any) -> Any:
+        tx = optax.chain(
+            jprune.prune(sparsity), jprune.project_frobenius_ball(radius)
+        )
+        updates, _ = tx.update(PARAMS, tx.init(PARAMS), PARAMS)
+        return updates, selection.top_k_mask(jnp.arange(3.0), k)
+
+    _, mask = step(7.0, 1.0, 9)  # clipped: a traced number has no message
+    assert mask.all()
+
+
+def test_the_masks_of_the_user_stay() -> None:
+    mask = jnp.array([[True, False]])
+    tx = jprune.keep_masks({"kernel": mask})
+    state = tx.init({"kernel": jnp.ones((2, 2))})
+    assert state.masks["kernel"].shape == (2, 2)  # broadcast, a copy
+    jax.tree.map(lambda m: m.delete(), state)
+    assert not mask.is_deleted()

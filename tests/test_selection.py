@@ -1,0 +1,263 @@
+"""Exact selection, against a sort and whole numbers."""
+
+import re
+from fractions import Fraction
+
+import hypothesis
+import hypothesis.extra.numpy as hnp
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jprune import _counts, selection
+
+top_k_mask = jax.jit(selection.top_k_mask)
+DTYPES = [jnp.float16, jnp.bfloat16, jnp.float32]
+HARD = [0.0, -0.0, np.nan, -np.nan, np.inf, -np.inf, 1e-40, -1e-40, 6e-8, 1.0]
+SHAPES = [(3, 4), (), (0,), (7,), (2, 3, 2)]
+
+
+def expected(leaves, k):
+    flat = jnp.concatenate([jnp.ravel(x) for x in leaves])
+    order = jnp.argsort(flat, descending=True, stable=True)
+    return np.isin(np.arange(flat.size), np.asarray(order[:k]))
+
+
+def joined(masks):
+    return np.concatenate([np.ravel(x) for x in jax.tree.leaves(masks)])
+
+
+def hard_tree(rng, dtype):
+    pool = np.array([*HARD, *rng.normal(size=5)])
+    return [jnp.asarray(rng.choice(pool, size=s), dtype) for s in SHAPES]
+
+
+@hypothesis.settings(max_examples=40, deadline=None)
+@hypothesis.given(
+    st.sampled_from(DTYPES),
+    hnp.arrays(
+        np.float32,
+        32,
+        elements=st.sampled_from(HARD) | st.floats(width=32),
+    ),
+    st.integers(0, 32),
+)
+def test_follows_argsort(dtype, values, k):
+    parts = np.split(values, [12, 13, 13, 20])
+    leaves = [
+        jnp.asarray(x).astype(dtype).reshape(s)
+        for x, s in zip(parts, SHAPES, strict=True)
+    ]
+    np.testing.assert_array_equal(
+        joined(top_k_mask(leaves, k)), expected(leaves, k)
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_k(dtype):
+    leaves = hard_tree(np.random.default_rng(0), dtype)
+    for k in range(33):
+        np.testing.assert_array_equal(
+            joined(top_k_mask(leaves, k)), expected(leaves, k)
+        )
+
+
+def test_float64():
+    with jax.enable_x64(True):
+        values = 1 + np.arange(40).reshape(5, 8) % 13 * 2.0**-50
+        leaves = [jnp.asarray(values), jnp.asarray([np.nan, 1, -np.inf])]
+        assert leaves[0].dtype == jnp.float64
+        for k in (0, 1, 5, 20, 43):
+            found = jax.jit(selection.top_k_mask)(leaves, k)
+            np.testing.assert_array_equal(joined(found), expected(leaves, k))
+
+
+@pytest.mark.parametrize(
+    "kind", ["normal", "heavy", "zeros", "sorted", "equal"]
+)
+def test_large_enough_to_be_sampled(kind):
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(1000, 300)).astype(np.float32)
+    x = {
+        "normal": x,
+        "heavy": np.exp(20 * x),
+        "zeros": np.where(x > 1, x, 0),
+        "sorted": np.sort(x, axis=None).reshape(x.shape),
+        "equal": np.ones_like(x),
+    }[kind]
+    for k in (1, 3000, 150_000, 299_999):
+        np.testing.assert_array_equal(
+            joined(top_k_mask(jnp.asarray(x), k)), expected([x], k)
+        )
+
+
+def test_many_leaves_compile():
+    rng = np.random.default_rng(2)
+    leaves = [
+        jnp.asarray(rng.normal(size=(3, 4 + i % 7)), jnp.float32)
+        for i in range(100)
+    ]
+    np.testing.assert_array_equal(
+        joined(top_k_mask(leaves, 1000)), expected(leaves, 1000)
+    )
+
+
+def test_holes_are_passed_over():
+    tree = {"a": jnp.array([1.0, 2.0]), "b": None, "c": optax.MaskedNode()}
+    found = selection.top_k_mask(tree, 1)
+    np.testing.assert_array_equal(found["a"], [False, True])
+    assert found["b"] is None
+    assert found["c"] == optax.MaskedNode()
+
+
+def test_traced_k_is_clipped_and_mapped():
+    x = jnp.asarray(hard_tree(np.random.default_rng(3), jnp.float32)[0])
+    ks = jnp.arange(-1, 14)
+    found = jax.jit(jax.vmap(lambda k: selection.top_k_mask(x, k)))(ks)
+    for k, mask in zip(np.clip(ks, 0, 12), found, strict=True):
+        np.testing.assert_array_equal(joined(mask), expected([x], int(k)))
+
+
+@pytest.mark.parametrize("k", [-1, 13, 1.5, [1, 2]])
+def test_wrong_k_is_refused(k):
+    with pytest.raises(ValueError, match="0 to 12"):
+        selection.top_k_mask(jnp.ones((3, 4)), k)
+
+
+def test_kept_units_come_first():
+    x = jnp.array([[5.0, 4.0, 3.0, 2.0, 1.0, 0.0]])
+    kept = jnp.array([[False, False, False, True, True, True]])
+    for k in range(7):
+        order = np.array([3, 4, 5, 0, 1, 2])[:k]
+        (found,) = selection.select([x], _counts.count_of(k), [kept])
+        np.testing.assert_array_equal(found[0], np.isin(np.arange(6), order))
+
+
+@pytest.mark.parametrize("with_kept", [False, True])
+def test_each_pool_on_its_own(with_kept):
+    rng = np.random.default_rng(4)
+    units = [
+        jnp.asarray(rng.integers(0, 4, size=s), jnp.float32)
+        for s in [(3, 10), (1, 4, 5), (2, 1), (4, 2, 3)]
+    ]
+    kept = [jnp.asarray(rng.random(x.shape) < 0.4) for x in units]
+    counts = [rng.integers(0, x[0].size + 1, x.shape[0]) for x in units]
+    found = selection.select(
+        units,
+        [_counts.count_of(c) for c in counts],
+        kept if with_kept else None,
+    )
+    for x, old, count, mask in zip(units, kept, counts, found, strict=True):
+        for p, k in enumerate(count):
+            first = ~np.ravel(old[p])
+            keys = (-np.ravel(x[p]), first) if with_kept else (-np.ravel(x[p]),)
+            order = np.lexsort(keys)[:k]
+            wanted = np.isin(np.arange(x[p].size), order)
+            np.testing.assert_array_equal(np.ravel(mask[p]), wanted)
+
+
+@pytest.mark.parametrize("shape", [(1000, 1000), (1_000_000,), (250_000, 4)])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_little_memory(shape, dtype):
+    x = jax.ShapeDtypeStruct(shape, dtype)
+    compiled = top_k_mask.lower(x, jnp.int32(1)).compile()
+    size = x.size * x.dtype.itemsize
+    assert compiled.memory_analysis().temp_size_in_bytes < size / 10
+
+
+def mesh_tree(axis_type):
+    mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(axis_type,) * 2)
+    rng = np.random.default_rng(5)
+    values = [
+        rng.normal(size=(512, 1024)),
+        rng.integers(0, 3, size=(64, 32)),
+        rng.integers(0, 3, size=(40,)),
+    ]
+    leaves = [jnp.asarray(x, jnp.float32) for x in values]
+    specs = [P("a", "b"), P("b", None), P("a")]
+    placed = [
+        jax.device_put(x, NamedSharding(mesh, s))
+        for x, s in zip(leaves, specs, strict=True)
+    ]
+    return mesh, leaves, placed
+
+
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("k", [1000, 200_000, 262_500])
+def test_sharded_as_on_one_device(axis_type, k):
+    mesh, leaves, placed = mesh_tree(axis_type)
+    with jax.set_mesh(mesh):
+        found = top_k_mask(placed, k)
+    np.testing.assert_array_equal(joined(found), expected(leaves, k))
+    for x, mask in zip(placed, found, strict=True):
+        assert mask.sharding.is_equivalent_to(x.sharding, x.ndim)
+
+
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+def test_only_counts_travel(axis_type):
+    mesh, _, placed = mesh_tree(axis_type)
+    with jax.set_mesh(mesh):
+        text = top_k_mask.lower(placed, jnp.int32(9)).compile().as_text()
+    pattern = (
+        r"= (.*?) (?:all-reduce|all-gather|all-to-all|collective-permute)"
+        r"(?:-start)?\("
+    )
+    moved = re.findall(pattern, text)
+    assert moved
+    for result in moved:
+        for dtype, dims in re.findall(r"(\w+)\[([\d,]*)\]", result):
+            assert dtype in ("s32", "u32", "pred")
+            assert np.prod([int(d) for d in dims.split(",") if d]) <= 64
+
+
+SIZES = np.array([0, 1, 3, 1000, 2**31 - 1, 2**31 + 7, 2**40])
+
+
+def whole(count):
+    return np.asarray(count.high, np.int64) * 2**16 + np.asarray(count.low)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("x64", [False, True])
+def test_fraction_of_is_exact(jit, x64):
+    values = [0.0, 1.0, 0.5, 0.1, 1 / 3, 0.9, 1e-7, 1 - 2**-24, 2**-40]
+    with jax.enable_x64(x64):
+        for value in jnp.asarray(values):
+            call = jax.jit(lambda f: _counts.fraction_of(f, SIZES))
+            found = call(value) if jit else _counts.fraction_of(value, SIZES)
+            exact = Fraction(float(value))
+            wanted = [round(exact * int(n)) for n in SIZES]
+            np.testing.assert_array_equal(whole(found), wanted)
+
+
+def test_python_fractions_round_as_python():
+    for value in (0.1, 0.5, 0.3):
+        wanted = [round(value * int(n)) for n in SIZES]
+        np.testing.assert_array_equal(_counts.fraction_of(value, SIZES), wanted)
+
+
+@hypothesis.settings(max_examples=100, deadline=None)
+@hypothesis.given(st.integers(0, 2**40), st.integers(0, 2**40))
+def test_two_limbs(a, b):
+    x, y = _counts.count_of(a), _counts.count_of(b)
+    assert whole(_counts.add(x, y)) == a + b
+    assert whole(_counts.subtract(x, y)) == a - b
+    assert bool(_counts.less(x, y)) == (a < b)
+    assert bool(_counts.equal(x, y)) == (a == b)
+
+
+def test_sums_and_shares_beyond_int32():
+    limits = np.array([2**31 + 5, 7, 2**35, 0, 2**33])
+    counts = _counts.count_of(limits)
+    assert whole(_counts.total(counts)) == limits.sum()
+    np.testing.assert_array_equal(
+        whole(_counts.cumulative(counts)), np.cumsum(limits)
+    )
+    shares = _counts.share(_counts.count_of(2**35), counts)
+    rest = 2**35 - 2**31 - 12
+    np.testing.assert_array_equal(whole(shares), [2**31 + 5, 7, rest, 0, 0])
