@@ -1,6 +1,6 @@
 """From parameters to masks: criterion, structure, allocation, selection."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,9 @@ from jprune.masks import full_masks
 from jprune.selection import count_kept
 from jprune.selection import select as select_units
 from jprune.structures import Structure, unstructured
+
+Counts: TypeAlias = _counts.Count | list[_counts.Count]
+"""Units that stay: in one ranking, or ``[pools]`` for each leaf."""
 
 
 class Method(NamedTuple):
@@ -111,7 +114,9 @@ def find_masks(
     if grads is not None:
         grads = like(chosen, grads, "`find_masks(grads=...)`")
     state = criterion.update(grads, criterion.init(chosen), chosen)
-    return find(method, chosen, sparsity, state, grads, key, masks)
+    counts = counts_of(method, chosen, sparsity)
+    kept = None if masks is None else kept_units(method, masks)
+    return find(method, chosen, counts, state, grads, key, kept)
 
 
 def choose(call: str, where: Where, params: Tree) -> Tree:
@@ -151,20 +156,31 @@ def like(params: Tree, tree: Tree, call: str) -> Tree:
 def find(
     method: Method,
     params: Tree,
-    sparsity: Any,
+    counts: Counts,
     state: Any,
     grads: Tree | None,
     key: Any,
-    masks: Masks | None,
+    kept: list[jax.Array] | None,
 ) -> Masks:
     """The masks of ``params``, of which every leaf is pruned."""
     units, structure = _units(method, params, state, grads, key)
     if not units:
         return params
-    counts = _counts_of(method, params, sparsity)
-    kept = None if masks is None else _kept_units(method, masks)
-    chosen = structure.unflatten(select_units(units, counts, kept))
+    chosen = jax.tree.unflatten(structure, select_units(units, counts, kept))
     return method.structure.to_masks(chosen, params)
+
+
+def is_due(counts: Counts, kept: list[jax.Array]) -> jax.Array:
+    """Whether the number of kept units in any pool is not what it should be."""
+    if not kept:
+        return jnp.array(False)
+    joint = isinstance(counts, _counts.Count)
+    wanted = (
+        counts
+        if isinstance(counts, _counts.Count)
+        else jax.tree.map(lambda *c: jnp.concatenate(c), *counts)
+    )
+    return ~jnp.all(_counts.equal(count_kept(kept, joint=joint), wanted))
 
 
 def check_method(method: Method, params: Tree) -> None:
@@ -176,21 +192,6 @@ def check_method(method: Method, params: Tree) -> None:
 
     if jax.tree.leaves(params):
         jax.eval_shape(units, params)
-
-
-def is_due(method: Method, params: Tree, sparsity: Any, masks: Masks) -> Any:
-    """Whether the number of kept units in any pool is not what it should be."""
-    if not jax.tree.leaves(params):
-        return np.False_
-    counts = _counts_of(method, params, sparsity)
-    kept = _kept_units(method, masks)
-    joint = isinstance(counts, _counts.Count)
-    wanted = (
-        counts
-        if isinstance(counts, _counts.Count)
-        else jax.tree.map(lambda *c: jnp.concatenate(c), *counts)
-    )
-    return ~jnp.all(_counts.equal(count_kept(kept, joint=joint), wanted))
 
 
 def _units(
@@ -218,9 +219,7 @@ def _check_scores(call: str, params: Tree, scores: Tree) -> None:
             )
 
 
-def _counts_of(
-    method: Method, params: Tree, sparsity: Any
-) -> _counts.Count | list[_counts.Count]:
+def counts_of(method: Method, params: Tree, sparsity: Any) -> Counts:
     """How many units stay: one count, or ``[pools]`` counts for each leaf."""
 
     def units_of(params: Tree) -> Tree:
@@ -241,7 +240,7 @@ def _counts_of(
     )
 
 
-def _kept_units(method: Method, masks: Masks) -> list[jax.Array]:
+def kept_units(method: Method, masks: Masks) -> list[jax.Array]:
     """Units of which any weight is kept."""
     scores = jax.tree.map(lambda m: m.astype(jnp.float32), masks)
     units = jax.tree.leaves(method.structure.to_units(scores))

@@ -21,6 +21,8 @@ from jprune._counts import Count
 from jprune._trees import is_hole, leaves_with_path, rebuild
 from jprune._typing import Masks, Tree
 
+__all__ = ["top_k_mask"]
+
 
 def top_k_mask(scores: Tree, k: jax.typing.ArrayLike) -> Masks:
     """Marks the ``k`` largest scores of a whole tree, exactly.

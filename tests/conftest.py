@@ -1,5 +1,21 @@
-"""Every test sees eight CPU devices, so that meshes are real."""
+"""What all tests share: eight CPU devices, so that meshes are real."""
+
+from collections.abc import Iterator
 
 import jax
+import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
+
+
+@pytest.fixture
+def quick_compilation(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Compiles with few optimisations, unless the test is marked slow.
+
+    Half of the suite's time is compilation. For tests of semantics; those that
+    compare bits or memory go without.
+    """
+    quick = request.node.get_closest_marker("slow") is None
+    jax.config.update("jax_disable_most_optimizations", quick)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

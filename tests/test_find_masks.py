@@ -18,6 +18,8 @@ import jprune
 from jprune import _counts
 from jprune.allocations import global_ranking, uniform
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 GLOBAL = global_ranking()
 VECTORS: Any = lambda params: jax.tree.map(lambda p: True, params)
 PERMUTED = np.array([(17 * i % 31) * (-1.0) ** i for i in range(1, 31)])

@@ -17,7 +17,16 @@ from jprune._checks import (
     check_where,
     is_traced,
 )
-from jprune._find import Method, check_method, choose, find, is_due, like
+from jprune._find import (
+    Method,
+    check_method,
+    choose,
+    counts_of,
+    find,
+    is_due,
+    kept_units,
+    like,
+)
 from jprune._trees import is_hole
 from jprune._typing import Masks, Sparsity, Tree, Where
 from jprune.allocations import Allocation, uniform
@@ -168,13 +177,14 @@ def _refresh(
     def keep() -> Masks:
         return masks
 
-    def choose_again() -> Masks:
-        return find(method, params, sparsity, state, grads, key, masks)
-
     def look() -> Masks:
-        return lax.cond(
-            is_due(method, params, sparsity, masks), choose_again, keep
-        )
+        counts = counts_of(method, params, sparsity)
+        kept = kept_units(method, masks)
+
+        def choose_again() -> Masks:
+            return find(method, params, counts, state, grads, key, kept)
+
+        return lax.cond(is_due(counts, kept), choose_again, keep)
 
     return lax.cond(count % every == 0, look, keep)
 
