@@ -6,6 +6,7 @@ the wanted count, go on. A sample says where to begin. No sort, no
 concatenation; on a mesh only counts travel.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -139,7 +140,7 @@ class _Bracket(NamedTuple):
     under_high: Count
 
 
-_Counter = Callable[[list[jax.Array]], list[Count]]
+_Counter = Callable[[jax.Array], list[Count]]
 
 
 class _Plan(NamedTuple):
@@ -159,9 +160,9 @@ class _Plan(NamedTuple):
 
     def spread(self, values: jax.Array) -> list[jax.Array]:
         """``[..., pools]`` to one array for each leaf."""
-        if self.joint or len(self.pools) == 1:
+        if self.joint:
             return [values] * len(self.pools)
-        return jnp.split(values, np.cumsum(self.pools)[:-1], axis=-1)
+        return _parts(values, self.pools)
 
     def each(self, counts: list[list[jax.Array]]) -> jax.Array:
         """``[counts, leaves, pools]``, where one pool may have many leaves."""
@@ -177,6 +178,18 @@ class _Plan(NamedTuple):
         each = jnp.swapaxes(self.each(counts), 0, 1)
         total = _counts.total(_counts.count_of(each))
         return [Count(*x) for x in zip(*total, strict=True)]
+
+
+def _parts(values: jax.Array, pools: tuple[int, ...]) -> list[jax.Array]:
+    """``[..., sum(pools)]`` cut into one array for each leaf."""
+    if max(pools) > 1 or len(pools) == 1:
+        return jnp.split(values, np.cumsum(pools)[:-1], axis=-1)
+    # By sums and not by slices: a slice becomes part of its leaf's loop, which
+    # then is compiled for every leaf, and not once for all of one shape.
+    return [
+        jnp.sum(values, -1, where=row, keepdims=True).astype(values.dtype)
+        for row in np.eye(len(pools), dtype=bool)
+    ]
 
 
 @partial(jax.jit, static_argnames="joint")
@@ -206,24 +219,24 @@ def _select(
 
     lost = _counts.subtract(available, wanted)
     found, asked = _threshold(plan, leaves, lost, available)
-    limits = plan.rows([x[-2:] for x in asked])
+    limits = plan.rows(plan.spread(asked[-2:]))
 
-    def divide_ties() -> list[jax.Array]:
+    def divide_ties() -> jax.Array:
         above = _counts.subtract(available, found.under_high)
         missing = _counts.subtract(wanted, above)
         return _tie_bounds(plan, leaves, limits, missing)
 
     bounds = lax.cond(
         jnp.all(_counts.equal(found.under_low, lost)),
-        lambda: [jnp.full(x.shape[:1], 2**31, np.uint32) for x in units],
+        lambda: jnp.full(sum(plan.pools), 2**31, np.uint32),
         divide_ties,
     )
-    return list(map(_mask, leaves, limits, bounds))
+    return list(map(_mask, leaves, limits, _parts(bounds, plan.pools)))
 
 
 def _threshold(
     plan: _Plan, leaves: list[_Leaf], lost: Count, available: Count
-) -> tuple[_Bracket, list[jax.Array]]:
+) -> tuple[_Bracket, jax.Array]:
     """Finds the key under which lie the ``lost`` candidates of each pool."""
     wide = any(x.scores.dtype == jnp.float64 for x in leaves)
     unsigned = np.dtype(np.uint64 if wide else np.uint32)
@@ -236,19 +249,16 @@ def _threshold(
     )
 
     def counter(leaves: list[_Leaf]) -> _Counter:
-        def count(asked: list[jax.Array]) -> list[Count]:
-            rows = plan.rows(asked)
+        def count(limits: jax.Array) -> list[Count]:
+            rows = plan.rows(plan.spread(limits))
             return plan.sums(list(map(_count_under, leaves, rows)))
 
         return count
 
-    def look(keys: jax.Array) -> list[jax.Array]:
-        return plan.spread(_limits(keys))
-
     points = 7 if len(leaves) <= 16 else 3
     some = _sample(plan, leaves)
     if not some:
-        return _search(counter(leaves), look, lost, start, points)
+        return _search(counter(leaves), _limits, lost, start, points)
     # The bracket that holds the wanted key in a sample, three standard errors
     # to each side, most likely holds it in all.
     if some[0].kept is not None:
@@ -264,9 +274,9 @@ def _threshold(
     for place in (middle - margin, middle + margin):
         rank = _counts.count_of(jnp.clip(place, 0, seen).astype(np.int32))
         begin = start._replace(under_high=most)
-        ends.append(_search(counter(some), look, rank, begin, 7)[0])
+        ends.append(_search(counter(some), _limits, rank, begin, 7)[0])
     hint = ends[0].low, ends[1].high
-    return _search(counter(leaves), look, lost, start, points, hint)
+    return _search(counter(leaves), _limits, lost, start, points, hint)
 
 
 def _sample(plan: _Plan, leaves: list[_Leaf]) -> list[_Leaf]:
@@ -300,12 +310,12 @@ def _sample(plan: _Plan, leaves: list[_Leaf]) -> list[_Leaf]:
 
 def _search(
     count: _Counter,
-    look: Callable[[jax.Array], list[jax.Array]],
+    look: Callable[[jax.Array], jax.Array],
     lost: Count,
     start: _Bracket,
     points: int,
     hint: tuple[jax.Array, jax.Array] | None = None,
-) -> tuple[_Bracket, list[jax.Array]]:
+) -> tuple[_Bracket, jax.Array]:
     """Finds the key at or under which there are ``lost`` candidates.
 
     Each pass over the units counts at a few keys: around the place where the
@@ -314,7 +324,7 @@ def _search(
 
     Args:
       count: The candidates at or under each of some keys, but the last two.
-      look: What ``count`` takes for some keys, for each leaf.
+      look: What ``count`` takes for some keys.
       lost: How many are wanted.
       start: What to begin with; its ends are not asked for.
       points: How many keys to ask for in one pass.
@@ -338,8 +348,8 @@ def _search(
         keys = (places * width.astype(real)).astype(low.dtype)
         return low + jnp.minimum(keys, width)
 
-    # Keys go through the loop as the leaves need them: else what makes them
-    # would be fused into the loop of every leaf, and compiled as often.
+    # Keys go through the loop as the leaves need them: else the making of them
+    # becomes part of every leaf's loop.
     def ready(now: _Bracket, keys: jax.Array, turn: Any) -> Any:
         keys = jnp.clip(keys, now.low + 1, now.high - 1)
         asked = look(jnp.concatenate([keys, now.low[None], now.high[None]]))
@@ -382,8 +392,8 @@ def _tie_bounds(
     leaves: list[_Leaf],
     limits: list[list[jax.Array]],
     missing: Count,
-) -> list[jax.Array]:
-    """For each leaf and pool the flat index before which ties are taken.
+) -> jax.Array:
+    """For each pool of each leaf the flat index before which ties are taken.
 
     Leaf after leaf takes all or none of its ties, but for one in each pool; in
     that one the index is searched for like a key.
@@ -396,8 +406,8 @@ def _tie_bounds(
     def here(values: jax.Array) -> Count:
         return _counts.count_of(jnp.sum(values, 0, np.int32, where=divided))
 
-    def count(indices: list[jax.Array]) -> list[Count]:
-        rows = plan.rows(indices)
+    def count(indices: jax.Array) -> list[Count]:
+        rows = plan.rows(plan.spread(indices))
         each = plan.each(list(map(_count_ties, leaves, limits, rows)))
         return list(map(here, each))
 
@@ -408,10 +418,10 @@ def _tie_bounds(
         under_low=here(jnp.zeros_like(ties)),
         under_high=here(ties),
     )
-    bound = _search(count, plan.spread, here(shares), start, 2)[0].low
+    bound = _search(count, lambda x: x, here(shares), start, 2)[0].low
     whole = jnp.where(shares > 0, np.uint32(2**31), np.uint32(0))
     bounds = jnp.where(divided, bound, whole)
-    return list(bounds) if plan.joint else plan.spread(bounds[0])
+    return bounds[:, 0] if plan.joint else bounds[0]
 
 
 def _landmarks(dtype: np.dtype[Any]) -> tuple[Any, Any]:
@@ -481,19 +491,18 @@ def _count(*flags: jax.Array) -> list[jax.Array]:
 
 def _before(leaf: _Leaf, bound: jax.Array) -> jax.Array:
     """Whether the flat index in the pool is below a bound."""
-    shape = leaf.scores.shape
-    if len(shape) == 1:
-        return bound > 0
-    # Axis by axis, from the last, with no flat index: the compiler would
-    # prepare that outside a loop, and keep it.
-    here, stride = jnp.zeros(shape, bool), 1
+    # Axis by axis and with no flat index: the compiler would prepare that
+    # outside a loop, and keep it.
+    shape, edges = leaf.scores.shape, []
+    for axis in range(1, len(shape)):
+        stride = np.uint32(max(math.prod(shape[axis + 1 :]), 1))
+        edges.append(_wide(lax.div(bound, stride), leaf))
+        bound = lax.rem(bound, stride)
+    here = _wide(bound, leaf) > 0
     for axis in range(len(shape) - 1, 0, -1):
-        part = bound // np.uint32(stride)
-        part = part if axis == 1 else part % np.uint32(shape[axis] or 1)
         place = lax.broadcasted_iota(np.uint32, shape, axis)
-        edge = _wide(part, leaf)
+        edge = edges[axis - 1]
         here = (place < edge) | ((place == edge) & here)
-        stride *= shape[axis] or 1
     return here
 
 
