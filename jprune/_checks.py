@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 from jprune._trees import (
     align,
@@ -15,6 +16,7 @@ from jprune._trees import (
     is_floating,
     leaves_with_path,
     path_name,
+    rebuild,
 )
 from jprune._typing import Masks, Sparsity, Tree, Where
 
@@ -156,7 +158,7 @@ def select(call: str, where: Where, params: Tree, default: Any) -> list[bool]:
 
     Args:
       call: How the caller is named in errors.
-      where: The user's selection; see ``DESIGN``: tree, callable or regex.
+      where: The selection: a bool tree or prefix, a callable, or a regex.
       params: The parameters.
       default: ``(path, leaf) -> bool``, used where ``where`` is ``None``.
 
@@ -192,6 +194,18 @@ def select(call: str, where: Where, params: Tree, default: Any) -> list[bool]:
             f"the leaves are: {names}{', ...' if len(leaves) > 8 else ''}."
         )
     return selected
+
+
+def choose(call: str, where: Where, params: Tree, default: Any) -> Tree:
+    """``params`` with ``MaskedNode`` in place of what is not selected."""
+    selected = select(call, where, params, default)
+    leaves = [
+        leaf if pick or leaf is None else optax.MaskedNode()
+        for (_, leaf), pick in zip(
+            leaves_with_path(params), selected, strict=True
+        )
+    ]
+    return rebuild(params, leaves)
 
 
 def check_floating(call: str, path: tuple[Any, ...], leaf: Any) -> None:

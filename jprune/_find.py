@@ -12,8 +12,8 @@ from jprune._checks import (
     check_member,
     check_sparsity,
     check_where,
+    choose,
     prunable,
-    select,
 )
 from jprune._trees import (
     align,
@@ -26,8 +26,7 @@ from jprune._typing import Masks, Tree, Where
 from jprune.allocations import Allocation, uniform
 from jprune.criteria import Criterion, magnitude
 from jprune.masks import full_masks
-from jprune.selection import count_kept
-from jprune.selection import select as select_units
+from jprune.selection import count_kept, select
 from jprune.structures import Structure, unstructured
 
 Counts: TypeAlias = _counts.Count | list[_counts.Count]
@@ -107,7 +106,8 @@ def find_masks(
             f"{sparsity!r}; schedules are for `prune`."
         )
     sparsity = check_sparsity("find_masks", sparsity)
-    chosen = choose("find_masks", where, params)
+    check_where("find_masks", where)
+    chosen = choose("find_masks", where, params, prunable)
     if masks is not None:
         masks = full_masks("`find_masks(masks=...)`", chosen, masks)
         masks = _everywhere(chosen, masks)
@@ -117,19 +117,6 @@ def find_masks(
     counts = counts_of(method, chosen, sparsity)
     kept = None if masks is None else kept_units(method, masks)
     return find(method, chosen, counts, state, grads, key, kept)
-
-
-def choose(call: str, where: Where, params: Tree) -> Tree:
-    """``params`` with ``MaskedNode`` where nothing is pruned."""
-    check_where(call, where)
-    selected = select(call, where, params, prunable)
-    leaves = [
-        leaf if pick or leaf is None else optax.MaskedNode()
-        for (_, leaf), pick in zip(
-            leaves_with_path(params), selected, strict=True
-        )
-    ]
-    return rebuild(params, leaves)
 
 
 def _everywhere(params: Tree, masks: Masks) -> Masks:
@@ -166,7 +153,7 @@ def find(
     units, structure = _units(method, params, state, grads, key)
     if not units:
         return params
-    chosen = jax.tree.unflatten(structure, select_units(units, counts, kept))
+    chosen = jax.tree.unflatten(structure, select(units, counts, kept))
     return method.structure.to_masks(chosen, params)
 
 

@@ -12,11 +12,12 @@ from jprune import projections
 from jprune._checks import (
     check_every,
     check_params,
+    check_radius,
     check_where,
+    choose,
     floating,
-    select,
 )
-from jprune._trees import is_hole, leaves_with_path, path_name, rebuild
+from jprune._trees import is_hole, path_name
 from jprune._typing import Projection, Scalar, Tree, Where
 from jprune.transforms._keep_masks import update_dtype
 
@@ -101,7 +102,7 @@ def project_frobenius_ball(
         raise ValueError(
             f"`{call}(per=...)` must be 'tree' or 'leaf', got {per!r}."
         )
-    ball = projections.frobenius_ball(projections.check_radius(call, radius))
+    ball = projections.frobenius_ball(check_radius(call, radius))
     if per == "tree":
         return _project(call, ball, where, 1)
     return _project(call, lambda tree: jax.tree.map(ball, tree), where, 1)
@@ -125,14 +126,7 @@ def _project(
     every = check_every(call, every)
 
     def chosen(params: Tree) -> Tree:
-        selected = select(call, where, params, floating)
-        leaves = [
-            leaf if pick or leaf is None else optax.MaskedNode()
-            for (_, leaf), pick in zip(
-                leaves_with_path(params), selected, strict=True
-            )
-        ]
-        return rebuild(params, leaves)
+        return choose(call, where, params, floating)
 
     def init_fn(params: Tree) -> ProjectState:
         points = jax.tree.map(_wide, chosen(params))

@@ -15,12 +15,13 @@ from jprune._checks import (
     check_sparsity,
     check_state,
     check_where,
+    choose,
     is_traced,
+    prunable,
 )
 from jprune._find import (
     Method,
     check_method,
-    choose,
     counts_of,
     find,
     is_due,
@@ -104,7 +105,7 @@ def prune(
     refresh = jax.jit(partial(_refresh, method), static_argnames="fixed")
 
     def init_fn(params: Tree) -> PruneState:
-        chosen = choose("prune", where, params)
+        chosen = choose("prune", where, params, prunable)
         check_method(method, chosen)
         return PruneState(
             count=jnp.zeros([], jnp.int32),
