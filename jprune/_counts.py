@@ -26,6 +26,8 @@ def count_of(number: Any) -> Count:
         return number
     if not isinstance(number, jax.Array):
         number = np.asarray(number, np.int64)
+    elif number.dtype.itemsize < 4:
+        number = number.astype(jnp.int32)
     return Count(
         jnp.asarray(number >> 16, jnp.int32),
         jnp.asarray(number & 0xFFFF, jnp.int32),

@@ -161,13 +161,10 @@ def is_due(counts: Counts, kept: list[jax.Array]) -> jax.Array:
     """Whether the number of kept units in any pool is not what it should be."""
     if not kept:
         return jnp.array(False)
-    joint = isinstance(counts, _counts.Count)
-    wanted = (
-        counts
-        if isinstance(counts, _counts.Count)
-        else jax.tree.map(lambda *c: jnp.concatenate(c), *counts)
-    )
-    return ~jnp.all(_counts.equal(count_kept(kept, joint=joint), wanted))
+    if isinstance(counts, _counts.Count):
+        return ~_counts.equal(count_kept(kept, joint=True), counts)
+    wanted = jax.tree.map(lambda *c: jnp.concatenate(c), *counts)
+    return ~jnp.all(_counts.equal(count_kept(kept, joint=False), wanted))
 
 
 def check_method(method: Method, params: Tree) -> None:

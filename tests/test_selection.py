@@ -107,6 +107,12 @@ def test_many_leaves_compile():
     )
 
 
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint32"])
+def test_k_of_any_integer_dtype(dtype):
+    mask = top_k_mask(jnp.arange(5.0), jnp.array(3, dtype))
+    assert mask.tolist() == [False, False, True, True, True]
+
+
 def test_holes_are_passed_over():
     tree = {"a": jnp.array([1.0, 2.0]), "b": None, "c": optax.MaskedNode()}
     found = selection.top_k_mask(tree, 1)
