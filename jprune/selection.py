@@ -45,9 +45,8 @@ def top_k_mask(scores: Tree, k: jax.typing.ArrayLike) -> Masks:
       ValueError: A leaf is not floating, or a concrete ``k`` is no integer from
         0 to the number of scores.
 
-    Cost: about four passes that count and one that writes the mask; with scores
-    that no interpolation fits, at most some forty (seventy in float64); as many
-    again if equal scores must be divided.
+    Cost: a few passes that count and one that writes the mask; more with scores
+    that no interpolation fits, and if equal scores must be divided.
 
     >>> import jax.numpy as jnp, jprune
     >>> jprune.selection.top_k_mask({"a": jnp.array([3., 1.]), "b": 2.}, 2)
