@@ -4,7 +4,6 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jprune import _counts
 from jprune._checks import (
