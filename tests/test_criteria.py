@@ -221,7 +221,7 @@ def test_snip() -> None:
     wanted = best(np.abs(w * (2 * x.T @ (x @ w - y))), 0.5)
     np.testing.assert_array_equal(masks["w"], wanted)
     other = {"w": jnp.ones((4, 3))}
-    with pytest.raises(ValueError, match=r"`snip.*has the leaf 'v'"):
+    with pytest.raises(ValueError, match=r"`snip.*have the leaf 'v'"):
         jprune.find_masks({"v": other["w"]}, 0.5, criterion=criterion)
 
 

@@ -107,8 +107,9 @@ def test_multi_steps_accumulates() -> None:
     tx = optax.MultiSteps(jprune.with_gradients(chain()), every_k_schedule=3)
     state = tx.init(PARAMS)
     parts = [jax.tree.map(lambda g: jnp.cos(g * k), GRADS) for k in range(3)]  # noqa: B023
+    update = jax.jit(tx.update)
     for part in parts:
-        _, state = jax.jit(tx.update)(part, state, PARAMS)
+        _, state = update(part, state, PARAMS)
     mean = jax.tree.map(lambda *g: sum(g) / 3, *parts)
     chex.assert_trees_all_equal(jprune.get_masks(state), masks_of(mean))
 
