@@ -215,8 +215,10 @@ def test_vmap_over_models(name: str) -> None:
 
     together = jax.jit(jax.vmap(step))(models)
     second = step(jax.tree.map(lambda p: p[1], models))
+    singular = name in ("project_spectral_ball", "project_nuclear")
+    atol = 1e-5 if singular else 1e-6  # of values up to 14
     chex.assert_trees_all_close(
-        jax.tree.map(lambda p: p[1], together), second, rtol=1e-5, atol=1e-6
+        jax.tree.map(lambda p: p[1], together), second, rtol=1e-5, atol=atol
     )
 
 
