@@ -46,8 +46,8 @@ def spectral_ball(
       ValueError: A concrete radius is not a positive number; when used, if an
         axis does not fit a leaf.
 
-    Cost: one singular value decomposition per matrix, which costs more than a
-    step of most models: see ``every`` of :func:`jprune.project`.
+    Cost: one singular value decomposition per matrix, which no mesh divides and
+    which may cost more than the step: see ``every`` of :func:`jprune.project`.
 
     References:
       Sedghi et al., `The Singular Values of Convolutional Layers
