@@ -16,18 +16,17 @@ import numpy as np
 from jax import lax
 
 from jprune import _counts
-from jprune._bracket import Bracket, search
 from jprune._checks import check_floating, is_traced
 from jprune._counts import Count
-from jprune._passes import (
-    EVERY,
+from jprune._cuts import (
     Leaf,
-    candidates,
-    count_ties,
+    count_at_most,
+    count_candidates,
     count_true,
     count_under,
     mark,
 )
+from jprune._search import search
 from jprune._trees import is_hole, leaves_with_path, rebuild
 from jprune._typing import Masks, Tree
 
@@ -132,9 +131,9 @@ def count_kept(masks: list[jax.Array], *, joint: bool) -> jax.Array:
 
 
 class _Plan(NamedTuple):
-    """How values of pools go to the leaves, and counts come back.
+    """How values go to the leaves, and counts come back.
 
-    An *entry* is what one leaf has of one pool. Entries follow each other leaf
+    An *entry* is what one leaf has of one pool; entries follow each other leaf
     after leaf. Each is a pool of its own; or, if ``joint``, all are one pool.
     """
 
@@ -146,10 +145,8 @@ class _Plan(NamedTuple):
         counts = _counts.count_of(each)
         if not self.joint:
             return counts
-        parts = jax.tree.map(
-            lambda c: jnp.moveaxis(c, -1, 0)[..., None], counts
-        )
-        return _counts.total(parts)
+        first = jax.tree.map(lambda c: jnp.moveaxis(c, -1, 0), counts)
+        return jax.tree.map(lambda c: c[..., None], _counts.total(first))
 
     def joined(self, counts: Iterable[list[jax.Array]]) -> jax.Array:
         """Some counts ``[pools]`` of each leaf to ``[counts, entries]``."""
@@ -160,12 +157,6 @@ class _Plan(NamedTuple):
         # One concatenation, not one per count: it compiles much faster.
         flat = jnp.concatenate([c for leaf in each for c in leaf])
         return flat.reshape(len(each), -1).T
-
-    def spread(self, values: jax.Array) -> list[jax.Array]:
-        """``[..., pools]`` to one array for each leaf."""
-        if self.joint:
-            return [values] * len(self.pools)
-        return self.parts(values)
 
     def parts(self, values: jax.Array) -> list[jax.Array]:
         """``[..., entries]`` cut into one array for each leaf."""
@@ -191,9 +182,8 @@ def _select(
 ) -> list[jax.Array]:
     """See :func:`select`; ``wanted`` has an entry for each pool."""
     plan = _Plan(joint, tuple(x.shape[0] for x in units))
-    sizes = [np.full(x.shape[0], x[0].size, np.int32) for x in units]
-    available = jnp.concatenate(sizes)
     leaves = [Leaf(x, None, None) for x in units]
+    available = jnp.concatenate(list(map(count_candidates, leaves)))
     if kept is not None:
         # Kept units come first: with enough of them the choice is among them,
         # else they all stay and the choice is among the others.
@@ -203,64 +193,64 @@ def _select(
         rest = _counts.subtract(wanted, total)
         wanted = _counts.where(grow, rest, wanted)
         available = jnp.where(grow, available - marked, marked)
-        leaves = list(map(Leaf, units, kept, plan.spread(grow)))
-
+        each = jnp.broadcast_to(grow, available.shape)
+        leaves = list(map(Leaf, units, kept, plan.parts(each)))
     lost = _counts.subtract(plan.pooled(available), wanted)
-    found, ends = _threshold(plan, leaves, lost, available)
-    limits = plan.spread(ends)
-    # Above the bracket all stay; of the ties in it leaf after leaf takes all it
-    # has, until there are enough: one leaf in each pool is divided.
-    ties = found.under_high - found.under_low
-    missing = _counts.subtract(plan.pooled(found.under_high), lost)
-    shares = _shares(plan, missing, ties)
-    divided = (shares > 0) & (shares < ties)
-    bounds = _divide(plan, leaves, limits, shares, ties, divided)
-    bounds = jnp.where(divided, bounds, jnp.where(shares > 0, EVERY, 0))
-    return list(map(mark, leaves, limits, plan.parts(bounds)))
+    cut = _find_cut(plan, leaves, lost, available)
+    return list(map(mark, leaves, plan.parts(cut)))
 
 
-def _threshold(
+def _find_cut(
     plan: _Plan, leaves: list[Leaf], lost: Count, available: jax.Array
-) -> tuple[Bracket, jax.Array]:
-    """Brackets the key under which lie the ``lost`` candidates of each pool."""
+) -> jax.Array:
+    """The cut under which lie the ``lost`` candidates of each pool."""
     wide = any(x.scores.dtype == jnp.float64 for x in leaves)
-    sign, infinity = _landmarks(np.dtype(np.uint64 if wide else np.uint32))
-    start = Bracket(
-        low=jnp.full(lost.low.shape, sign - infinity - 1),
-        high=jnp.full(lost.low.shape, sign + infinity + 1),
-        under_low=jnp.zeros_like(available),
-        under_high=available,
-    )
+    dtype = np.uint64 if wide else np.uint32
 
-    def find(some: list[Leaf], lost: Count, start: Bracket, **how: Any) -> Any:
-        def count(limits: jax.Array) -> jax.Array:
-            return plan.joined(map(count_under, some, plan.spread(limits)))
+    def find(
+        some: list[Leaf], lost: Count, available: jax.Array, **how: Any
+    ) -> Any:
+        here = plan._replace(pools=tuple(x.scores.shape[0] for x in some))
 
-        return search(count, _limits, plan.pooled, lost, start, **how)
+        def all_under(cuts: jax.Array) -> jax.Array:
+            return here.joined(map(count_under, some, here.parts(cuts)))
+
+        def at_most(cuts: jax.Array) -> jax.Array:
+            return here.joined(map(count_at_most, some, here.parts(cuts)))
+
+        def count(cuts: jax.Array, ties: jax.Array) -> jax.Array:
+            # Comparing scores alone is faster, but twice as much to compile.
+            if some is not leaves or len(leaves) > 16:
+                return all_under(cuts)
+            return lax.cond(ties, all_under, at_most, cuts)
+
+        size = max(x.scores[0].size for x in some)
+        return search(count, plan.pooled, lost, available, size, dtype, **how)
 
     points = 7 if len(leaves) <= 16 else 3
     some = _sample(plan, leaves)
     if not some:
-        return find(leaves, lost, start, points=points)
+        return find(leaves, lost, available, points=points)[0]
     # The bracket that holds the wanted key in a sample, three standard errors
     # to each side, most likely holds it in all.
-    if some[0].kept is None:
-        sizes = [np.full(x.scores.shape[0], x.scores[0].size) for x in some]
-        most = jnp.concatenate(sizes).astype(np.int32)
-    else:
-        most = count_kept([candidates(x) for x in some], joint=False)
-    seen, part = map(_counts.to_float, (plan.pooled(most), lost))
-    all_ = _counts.to_float(plan.pooled(available))
-    middle = seen * part / jnp.maximum(all_, 1)
+    here = jnp.concatenate(list(map(count_candidates, some)))
+    most, part = plan.pooled(here), _counts.to_float(lost)
+    whole = _counts.to_float(plan.pooled(available))
+    seen = _counts.to_float(most)
+    middle = seen * part / jnp.maximum(whole, 1)
     rest = jnp.maximum(seen - middle, 0) / jnp.maximum(seen, 1)
     margin = 1 + 3 * jnp.sqrt(middle * rest)
-    ends = []
-    for place in (middle - margin, middle + margin):
-        rank = _counts.count_of(jnp.clip(place, 0, seen).astype(np.int32))
-        begin = start._replace(under_low=jnp.zeros_like(most), under_high=most)
-        ends.append(find(some, rank, begin, points=7)[0])
-    hint = ends[0].low, ends[1].high
-    return find(leaves, lost, start, points=points, hint=hint)
+    low, high = (
+        find(
+            some,
+            _counts.count_of(jnp.clip(place, 0, seen).astype(np.int32)),
+            here,
+            points=7,
+        )[1]
+        for place in (middle - margin, middle + margin)
+    )
+    hint = low[0], high[1]
+    return find(leaves, lost, available, points=points, hint=hint)[0]
 
 
 def _sample(plan: _Plan, leaves: list[Leaf]) -> list[Leaf]:
@@ -293,56 +283,3 @@ def _sample(plan: _Plan, leaves: list[Leaf]) -> list[Leaf]:
             kept = None if leaf.kept is None else leaf.kept[*slices]
             some.append(leaf._replace(scores=leaf.scores[*slices], kept=kept))
     return some if plan.joint or len(some) == len(leaves) else []
-
-
-def _shares(plan: _Plan, missing: Count, ties: jax.Array) -> jax.Array:
-    """How many of its ties each entry keeps."""
-    if not plan.joint:
-        return _counts.to_int32(missing)
-    return _counts.to_int32(_counts.share(missing, _counts.count_of(ties)))
-
-
-def _divide(
-    plan: _Plan,
-    leaves: list[Leaf],
-    limits: list[jax.Array],
-    shares: jax.Array,
-    ties: jax.Array,
-    divided: jax.Array,
-) -> jax.Array:
-    """The flat index before which a divided entry keeps its ties, ``[pools]``."""
-
-    def count(indices: jax.Array) -> jax.Array:
-        each = map(count_ties, leaves, limits, plan.spread(indices))
-        return jnp.where(divided, plan.joined(each), 0)
-
-    lost = plan.pooled(jnp.where(divided, shares, 0))
-    size = max(x.scores[0].size for x in leaves)
-    start = Bracket(
-        low=jnp.zeros(lost.low.shape, np.uint32),
-        high=jnp.full(lost.low.shape, size, np.uint32),
-        under_low=jnp.zeros_like(ties),
-        under_high=jnp.where(divided, ties, 0),
-    )
-    found, _ = search(
-        count, lambda x: x.astype(np.int32), plan.pooled, lost, start, points=2
-    )
-    return found.low.astype(np.int32)
-
-
-def _landmarks(dtype: np.dtype[Any]) -> tuple[Any, Any]:
-    """The key of 0, and how far from it the keys of infinity are."""
-    real = np.dtype(np.float64 if dtype.itemsize == 8 else np.float32)
-    sign = np.array(1, dtype) << np.array(8 * dtype.itemsize - 1, dtype)
-    return sign, np.array(np.inf, real).view(dtype)
-
-
-def _limits(keys: jax.Array) -> jax.Array:
-    """The floats that keys stand for; beyond the infinities they are NaN.
-
-    Keys are bit patterns, turned so that they rise with the floats.
-    """
-    sign, _ = _landmarks(keys.dtype)
-    real = np.dtype(np.float64 if keys.dtype.itemsize == 8 else np.float32)
-    bits = jnp.where(keys < sign, sign + (sign - keys), keys - sign)
-    return lax.bitcast_convert_type(bits, real)
