@@ -39,7 +39,7 @@ def count_under(leaf: Leaf, cuts: jax.Array) -> list[jax.Array]:
 @jax.jit
 def count_at_most(leaf: Leaf, cuts: jax.Array) -> list[jax.Array]:
     """The same, in less time, for cuts that divide no equals."""
-    if leaf.kept is not None or leaf.scores.dtype.itemsize < 4:
+    if leaf.kept is not None or leaf.scores.itemsize != cuts.itemsize:
         # Without the barrier the compiler prepares the scores once, outside
         # the loop, and keeps them: a copy of the scores, and no faster.
         leaf, cuts = lax.optimization_barrier((leaf, cuts))
@@ -126,8 +126,12 @@ def _count(flags: list[jax.Array]) -> list[jax.Array]:
         return lax.optimization_barrier(_count([flags[0], ~flags[0]]))[:1]
     shape = flags[0].shape
     # Rows first, if they are long: the CPU backend shares out what is summed to
-    # several numbers among its threads.
-    rows = shape[0] == 1 and np.prod(shape[2:], dtype=int) >= 512
+    # several numbers among its threads. On a mesh it would gather them.
+    rows = (
+        jax.device_count() == 1
+        and shape[0] == 1
+        and math.prod(shape[2:]) >= 512
+    )
     counts = lax.reduce(
         tuple(flag.astype(np.int32) for flag in flags),
         (np.int32(0),) * len(flags),

@@ -119,15 +119,27 @@ def select(
         each = _counts.count_of(wanted)
         return _select(units, each, kept, marked, joint=False)
     # One ranking is one pool; what were pools are units like any others.
-    units = [x[None] for x in units]
-    kept = kept and [x[None] for x in kept]
-    one = jax.tree.map(lambda x: x[None], wanted)
-    return [mask[0] for mask in _select(units, one, kept, marked, joint=True)]
+    masks = _select(
+        list(map(_one_pool, units)),
+        jax.tree.map(lambda x: x[None], wanted),
+        kept and list(map(_one_pool, kept)),
+        marked,
+        joint=True,
+    )
+    return [
+        mask if len(x) == 1 else mask[0]
+        for x, mask in zip(units, masks, strict=True)
+    ]
+
+
+def _one_pool(units: jax.Array) -> jax.Array:
+    return units if len(units) == 1 else units[None]
 
 
 def count_kept(masks: list[jax.Array], *, joint: bool) -> jax.Array:
     """Marked units, int32: of each leaf if ``joint``, else of all its pools."""
-    return jnp.concatenate([count_true(x[None] if joint else x) for x in masks])
+    one = _one_pool if joint else lambda x: x
+    return jnp.concatenate([count_true(one(x)) for x in masks])
 
 
 class _Plan(NamedTuple):
@@ -210,13 +222,13 @@ def _find_cut(
     def find(
         some: list[Leaf], lost: Count, available: jax.Array, **how: Any
     ) -> Any:
-        here = plan._replace(pools=tuple(x.scores.shape[0] for x in some))
+        its = plan._replace(pools=tuple(x.scores.shape[0] for x in some))
 
         def all_under(cuts: jax.Array) -> jax.Array:
-            return here.joined(map(count_under, some, here.parts(cuts)))
+            return its.joined(map(count_under, some, its.parts(cuts)))
 
         def at_most(cuts: jax.Array) -> jax.Array:
-            return here.joined(map(count_at_most, some, here.parts(cuts)))
+            return its.joined(map(count_at_most, some, its.parts(cuts)))
 
         def count(cuts: jax.Array, ties: jax.Array) -> jax.Array:
             # Comparing scores alone is faster, but twice as much to compile.
