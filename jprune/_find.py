@@ -4,6 +4,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jprune import _counts
 from jprune._checks import (
