@@ -143,3 +143,21 @@ def fraction_of(fraction: Any, sizes: Any) -> Any:
     product = add(product, Count(zero, up))
     # The mantissa of 1 is .5: it asks for one shift less than there are bits.
     return where(fraction >= 1, size, product)
+
+
+def left_of(sparsity: Any, sizes: Any) -> Any:
+    """What is left of each size: the rounding is that of the units lost."""
+    sizes = np.asarray(sizes, np.int64)
+    lost = fraction_of(sparsity, sizes)
+    if isinstance(lost, Count):
+        return subtract(count_of(sizes), lost)
+    return sizes - lost
+
+
+def floor_of(values: Any) -> Count:
+    """The whole numbers under some floats that are not negative."""
+    if not isinstance(values, jax.Array):
+        return count_of(np.floor(values))
+    high = jnp.floor(values / 2**16)
+    low = jnp.floor(values - high * 2**16)
+    return Count(high.astype(jnp.int32), low.astype(jnp.int32))
