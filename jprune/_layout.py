@@ -35,12 +35,9 @@ class Layout(NamedTuple):
 
     @property
     def plain(self) -> bool:
-        """Whether every weight is a unit, and no axes are merged."""
-        return (
-            all(tile == 1 for tile in self.tiles)
-            and all(len(group) == 1 for group in self.groups[1:])
-            and len(self.groups[0]) <= 1
-        )
+        """Whether every weight is a unit, the leaf a pool, no axes merged."""
+        lone = all(len(group) == 1 for group in self.groups[1:])
+        return lone and not self.groups[0] and set(self.tiles) <= {1}
 
     def merged(self, shape: Sequence[int]) -> list[int]:
         """The sizes of the groups in a leaf of some shape."""
@@ -120,11 +117,15 @@ def members(layout: Layout, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def units_spec(x: jax.Array, layout: Layout) -> PartitionSpec:
-    """How units are divided on an Explicit mesh, given how weights are."""
+    """How units are divided on an Explicit mesh, given how weights are.
+
+    The axis of pools is not: what belongs to a pool is everywhere.
+    """
     sharding = jax.typeof(x).sharding
     sizes, tiles = layout.merged(x.shape), (1, *layout.tiles)
-    found: list[Any] = []
-    for group, size, tile in zip(layout.groups, sizes, tiles, strict=True):
+    found: list[Any] = [None]
+    axes = list(zip(layout.groups, sizes, tiles, strict=True))
+    for group, size, tile in axes[1:]:
         parts = [sharding.spec[axis] for axis in group]
         names = list(itertools.chain(*map(_names, parts)))
         pieces = math.prod(sharding.mesh.shape[name] for name in names)

@@ -11,6 +11,7 @@ import numpy as np
 
 from jprune import _counts
 from jprune._checks import check_number
+from jprune._counts import Count
 from jprune._layout import rearrange
 from jprune._typing import Tree
 
@@ -115,72 +116,55 @@ def erdos_renyi(kernel: bool = True, power: float = 1.0) -> Allocation:
 
     def counts(pools: Pools, sparsity: Any) -> Any:
         units = pools.numbers * pools.sizes
-        total = _counts.left_of(sparsity, units.sum())
-        densities = _densities(
-            np.array([raw(shape) for shape in pools.shapes]), units, total
-        )
+        raws = np.array([raw(shape) for shape in pools.shapes])
+        wanted = _counts.density_of(sparsity) * int(units.sum())
+        densities = _densities(raws, units, wanted)
         if pools.kept is not None:
             return [
-                _plain(pools.kept(1 - density, size))
+                pools.kept(1 - density, size)
                 for density, size in zip(densities, pools.sizes, strict=True)
             ]
         of_pools = np.repeat(np.arange(len(units)), pools.numbers)
+        total = _counts.count_of(_counts.left_of(sparsity, units.sum()))
         dealt = _deal(densities[of_pools], pools.sizes[of_pools], total)
         return jnp.split(dealt, np.cumsum(pools.numbers)[:-1])
 
     return Allocation(counts)
 
 
-def _plain(count: Any) -> Any:
-    return (
-        _counts.to_int32(count) if isinstance(count, _counts.Count) else count
-    )
-
-
 def _densities(raw: np.ndarray, units: np.ndarray, total: Any) -> Any:
-    """Proportional to ``raw`` or 1, so that ``total`` of all units stay."""
-    traced = isinstance(total, _counts.Count)
-    xp = jnp if traced else np
+    """Proportional to ``raw``, or 1, so that ``total`` of all units stay."""
+    xp = jnp if isinstance(total, jax.Array) else np
     order = np.argsort(-raw, kind="stable")
-    # If the first i leaves of this order are dense, the rest has this factor.
+    # With the first i leaves of this order dense, the others have this factor.
     dense = np.cumsum(units[order]) - units[order]
     weights = np.cumsum((raw * units)[order][::-1])[::-1]
-    left = (_counts.to_float(total) if traced else total) - dense
-    factors = left / np.where(weights > 0, weights, 1)
+    factors = (total - dense) / np.where(weights > 0, weights, 1)
     fits = factors * raw[order] <= 1
     first = xp.argmax(xp.append(fits[:-1], True))
-    place = np.argsort(order)
-    return xp.where(place < first, 1.0, xp.clip(factors[first] * raw, 0, 1))
+    rest = xp.clip(factors[first] * raw, 0, 1)
+    return xp.where(np.argsort(order) < first, 1.0, rest)
 
 
-def _deal(densities: Any, sizes: np.ndarray, total: Any) -> jax.Array:
+def _deal(densities: Any, sizes: np.ndarray, total: Count) -> jax.Array:
     """Whole units for each pool, ``total`` in all, by the largest remainder."""
     quotas, size = densities * sizes, _counts.count_of(sizes)
     whole = _counts.floor_of(quotas)
     whole = _counts.where(_counts.less(size, whole), size, whole)
-    remainder = (
-        jnp.asarray(quotas - np.floor(quotas))
-        if not isinstance(quotas, jax.Array)
-        else quotas - jnp.floor(quotas)
-    )
-    full = ~_counts.less(whole, size)
-    order = jnp.argsort(jnp.where(full, -1.0, remainder), descending=True)
-    total = _counts.count_of(total)
+    full = _counts.equal(whole, size)
+    remainders = jnp.where(full, -1, quotas % 1)
+    place = jnp.argsort(jnp.argsort(remainders, descending=True, stable=True))
     missing = _counts.subtract(total, _counts.total(whole))
-    one = _counts.less(_counts.count_of(jnp.argsort(order)), missing) & ~full
-    whole = _counts.add(
-        whole, _counts.Count(jnp.zeros_like(whole.low), one * 1)
-    )
-    # Float32 quotas of millions are wrong by some units: largest pools first.
-    largest = np.argsort(-sizes, kind="stable")
-    whole, size = jax.tree.map(lambda x: x[largest], (whole, size))
-    found = _counts.total(whole)
-    more = _counts.share(
-        _counts.subtract(total, found), _counts.subtract(size, whole)
-    )
+    wins = _counts.less(_counts.count_of(place), missing) & ~full
+    whole = _counts.add(whole, _counts.count_of(wins.astype(np.int32)))
+    # A float32 quota of millions is some units off: the largest pools settle it.
+    order = np.argsort(-sizes, kind="stable")
+    whole, size = jax.tree.map(lambda x: x[order], (whole, size))
+    found, room = _counts.total(whole), _counts.subtract(size, whole)
+    more = _counts.share(_counts.subtract(total, found), room)
     less = _counts.share(_counts.subtract(found, total), whole)
-    whole = _counts.subtract(_counts.add(whole, more), less)
-    return _counts.to_int32(whole)[np.argsort(largest)]
+    whole = _counts.add(_counts.subtract(whole, less), more)
+    return _counts.to_int32(whole)[np.argsort(order)]
 
 
 _NORMALIZATIONS = (None, "l2", "lamp")

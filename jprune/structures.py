@@ -81,8 +81,7 @@ def _structure(
         def leaf(path: Any, x: jax.Array) -> jax.Array:
             layout = read(path, x.shape)
             if layout.plain:
-                x = jnp.transpose(x, layout.order)
-                return x if layout.groups[0] else x[None]
+                return jnp.transpose(x, layout.order)[None]
 
             def units(x: jax.Array) -> jax.Array:
                 if pooling is not None:
@@ -100,8 +99,7 @@ def _structure(
         def leaf(path: Any, p: jax.Array, mask: jax.Array) -> jax.Array:
             layout = read(path, jnp.shape(p))
             if layout.plain:
-                mask = mask if layout.groups[0] else mask[0]
-                return jnp.transpose(mask, layout.inverse)
+                return jnp.transpose(mask[0], layout.inverse)
 
             def weights(mask: jax.Array) -> jax.Array:
                 shape = mask.shape[: len(layout.groups)]
@@ -443,7 +441,7 @@ def n_m(
         return Layout(((), inner, *rest), (m,) + (1,) * len(rest))
 
     def kept(sparsity: Any, sizes: np.ndarray) -> Any:
-        left = _counts.fraction_of(1 - sparsity, sizes)
+        left = _counts.fraction_of(_counts.density_of(sparsity), sizes)
         if not isinstance(left, _counts.Count):
             return np.maximum(left, n)
         least = _counts.count_of(np.full(sizes.shape, n))
