@@ -85,7 +85,7 @@ QUICK = {
     ("n_m", "uniform"),
     ("channel_in", "floor"),
 }
-GRADUAL = {("fan_in", "uniform"), ("n_m_low", "uniform"), ("block", "floor")}
+GRADUAL = {("fan_in", "uniform"), ("n_m_low", "uniform")}
 
 
 def mark(combinations: list[Any], quick: set[Any]) -> list[Any]:
@@ -386,7 +386,6 @@ STACKS = [
 ]  # fmt: skip
 QUICK_STACKS = {
     ("fan_in", "erdos_renyi"),
-    ("block", "l2"),
     ("channel", "lamp"),
 }
 
