@@ -1,5 +1,7 @@
 """From parameters to masks: criterion, structure, allocation, selection."""
 
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -14,9 +16,10 @@ from jprune._checks import (
     choose,
     prunable,
 )
+from jprune._ranking import count_alike, select_few
 from jprune._trees import is_hole, like, path_name
 from jprune._typing import Masks, Tree, Where
-from jprune.allocations import Allocation, uniform
+from jprune.allocations import Allocation, Pools, uniform
 from jprune.criteria import Criterion, magnitude
 from jprune.masks import full_masks
 from jprune.selection import count_kept, select
@@ -46,6 +49,19 @@ class Method(NamedTuple):
         check_member(self.call, "criterion", self.criterion, Criterion)
         check_member(self.call, "structure", self.structure, Structure)
         check_member(self.call, "allocation", self.allocation, Allocation)
+        alike = self.structure.kept
+        if self.allocation.joint and alike is not None:
+            raise ValueError(
+                f"`{self.call}(structure=..., allocation=...)`: "
+                f"`{_factory(alike)}` keeps the same number in all pools, which "
+                f"one ranking, `{_factory(self.allocation.counts)}`, can't; "
+                "`uniform` and `erdos_renyi` can."
+            )
+
+
+def _factory(member: Callable[..., Any]) -> str:
+    """The name of the function that made a member."""
+    return member.__qualname__.partition(".")[0]
 
 
 def find_masks(
@@ -153,8 +169,30 @@ def find(
     if not units:
         return params
     before = kept or (None, None)
-    chosen = jax.tree.unflatten(structure, select(units, counts, *before))
+    if method.allocation.least is not None:
+        units = _reserve(method.allocation.least, units, before[0])
+    if method.structure.few and not isinstance(counts, _counts.Count):
+        marks = select_few(units, counts, before[0])
+    else:
+        marks = select(units, counts, *before)
+    chosen = jax.tree.unflatten(structure, marks)
     return method.structure.to_masks(chosen, params)
+
+
+def _reserve(
+    least: Callable[[np.ndarray], np.ndarray],
+    units: list[jax.Array],
+    kept: list[jax.Array] | None,
+) -> list[jax.Array]:
+    """Makes the scores of so many best units of each pool the highest of all."""
+    sizes = np.array([x[0].size for x in units], np.int64)
+    counts = np.repeat(least(sizes), [len(x) for x in units])
+    best = select(units, jnp.asarray(counts, np.int32), kept)
+    # NaN comes first, so that a NaN which is not reserved must step back.
+    return [
+        jnp.where(mask, jnp.nan, jnp.where(jnp.isnan(x), jnp.inf, x))
+        for x, mask in zip(units, best, strict=True)
+    ]
 
 
 def is_due(counts: Counts, kept: Kept) -> jax.Array:
@@ -215,16 +253,40 @@ def counts_of(method: Method, params: Tree, sparsity: Any) -> Counts:
     def units_of(params: Tree) -> Tree:
         return method.structure.to_units(params)
 
-    units = jax.eval_shape(units_of, params)
-    counts = method.allocation.counts(units, sparsity)
+    units = jax.tree.leaves(jax.eval_shape(units_of, params))
+    few = method.structure.few
+    ends = [len(x.shape) - 1 if few else 1 for x in units]  # of pools' axes
+    shapes = [
+        (x.shape[:n], x.shape[n:]) for x, n in zip(units, ends, strict=True)
+    ]
+    pools = Pools(
+        numbers=np.array([math.prod(x) for x, _ in shapes], np.int64),
+        sizes=np.array([math.prod(x) for _, x in shapes], np.int64),
+        shapes=[_layer(method, x) for x in jax.tree.leaves(params)],
+        kept=method.structure.kept,
+    )
+    counts = method.allocation.counts(pools, sparsity)
     if method.allocation.joint:
         return _counts.count_of(counts)
+    each = [
+        jnp.broadcast_to(_int32(count), () if few else x.shape[:1])
+        for x, count in zip(units, counts, strict=True)
+    ]
+    return jnp.concatenate([jnp.zeros(0, np.int32), *map(jnp.atleast_1d, each)])
 
-    def per_pool(x: Any, count: Any) -> jax.Array:
-        return jnp.broadcast_to(jnp.asarray(count, np.int32), x.shape[:1])
 
-    each = jax.tree.leaves(jax.tree.map(per_pool, units, counts))
-    return jnp.concatenate(each) if each else jnp.zeros(0, np.int32)
+def _int32(count: Any) -> jax.Array:
+    if isinstance(count, _counts.Count):
+        return _counts.to_int32(count)
+    return jnp.asarray(count, np.int32)
+
+
+def _layer(method: Method, p: Any) -> tuple[int, ...]:
+    """The shape of a parameter, or of one layer where it stacks several."""
+    batch = method.structure.batch_axis
+    axes = batch if isinstance(batch, Sequence) else [batch]
+    stacked = [axis % np.ndim(p) for axis in axes]
+    return tuple(n for i, n in enumerate(np.shape(p)) if i not in stacked)
 
 
 def kept_units(method: Method, masks: Masks) -> Kept:
@@ -233,4 +295,6 @@ def kept_units(method: Method, masks: Masks) -> Kept:
     units = [x > 0 for x in jax.tree.leaves(method.structure.to_units(scores))]
     joint = method.allocation.joint
     none = jnp.zeros(0, np.int32)
+    if method.structure.few and units:
+        return Kept(units, jnp.stack(list(map(count_alike, units))))
     return Kept(units, count_kept(units, joint=joint) if units else none)
