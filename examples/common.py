@@ -1,4 +1,4 @@
-"""What the examples share: flags, digits, batches, tables. Not about pruning."""
+"""What the examples share: flags, digits, batches, tables; no pruning."""
 
 import argparse
 from collections.abc import Iterable, Iterator

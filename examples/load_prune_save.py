@@ -88,3 +88,4 @@ for name, params, file in (
     rows.append((name, f"{score:.1%}", *sizes))
 print_table(("", "test accuracy", "bytes", "bytes, zipped"), rows)
 print("\nZeros take as much room as numbers do, until the file is compressed.")
+folder.cleanup()

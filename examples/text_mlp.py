@@ -22,13 +22,12 @@ from jprune.models import MLP
 TOPICS = {
     "sea": "ship sail anchor harbour gull wave captain lighthouse crab tide",
     "kitchen": "oven soup ladle cook onion kettle bread butter spoon recipe",
-    "sky": "comet planet telescope moon orbit galaxy rocket star eclipse meteor",
+    "sky": "comet planet telescope moon orbit galaxy rocket star eclipse",
     "garden": "rose spade hedge bee tulip gardener lawn seed apple snail",
 }
-NOUNS = [words.split() for words in TOPICS.values()]
-ADJECTIVES = "old small bright quiet lost green heavy strange".split()
-VERBS = "waits moves hides turns rests shines stops appears".split()
-PLACES = "near behind above under beside between".split()
+ADJECTIVES = "old small bright quiet lost green heavy strange"
+VERBS = "waits moves hides turns rests shines stops appears"
+PLACES = "near behind above under beside beyond"
 BUCKETS = 512  # rows of the embedding
 
 args = flags(
@@ -42,9 +41,10 @@ def sentence(rng: np.random.Generator) -> tuple[str, int]:
     topic = rng.integers(len(TOPICS))
     other = rng.integers(len(TOPICS), size=3)
     chosen = np.where(rng.random(3) < 0.7, topic, other)
-    first, second, third = (rng.choice(NOUNS[t]) for t in chosen)
-    kinds = ADJECTIVES, VERBS, PLACES
-    adjective, verb, place = (rng.choice(words) for words in kinds)
+    nouns = list(TOPICS.values())
+    kinds = [ADJECTIVES, VERBS, PLACES, *(nouns[i] for i in chosen)]
+    words = [rng.choice(kind.split()) for kind in kinds]
+    adjective, verb, place, first, second, third = words
     start = f"the {adjective} {first} {verb} {place} the"
     return f"{start} {second} and the {third}", topic
 
