@@ -94,6 +94,6 @@ off = max(
     for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(eight), strict=True)
 )
 print(f"\nOf {total:,} entries of the masks there differ")
-print(f"  {differing(*same)} for the same weights, whatever they are")
-print(f"  {differing(one_masks, eight_masks)} after these two trainings")
+print(f"  {differing(*same)} when one device and eight rank the same weights")
+print(f"  {differing(one_masks, eight_masks)} after the two trainings")
 print(f"whose weights differ by {off:.0e}: sums over shards round differently.")

@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+import jprune
+
 ROOT = Path(__file__).parent.parent
 EXAMPLES = runpy.run_path(str(ROOT / "docs" / "run_examples.py"))["EXAMPLES"]
 Run = Callable[..., tuple[dict[str, Any], str]]
@@ -195,3 +197,20 @@ def test_every_pruner_at_the_end_holds(run: Run) -> None:
             if code.startswith(f"optax.{wrapper}(") and "reset" not in code
         )
         assert inside.startswith("revives")
+
+
+@pytest.mark.parametrize(
+    "page",
+    ["README.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))],
+)
+def test_pages_name_what_exists(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for name in re.findall(r"(?<![/.\w])jprune((?:\.[a-z]\w*)+)", text):
+        found: Any = jprune
+        for part in name.split(".")[1:]:
+            if part not in ("models", "py"):
+                found = getattr(found, part)
+    for file in re.findall(r"(?:examples|docs)/[\w/]+\.(?:py|png|txt)", text):
+        assert (ROOT / file).exists(), file
+    for file in re.findall(r"(?:\.\./examples|outputs)/[\w/]+\.\w+", text):
+        assert (ROOT / "docs" / file).exists(), file
