@@ -48,7 +48,7 @@ def step(params, state, x, y):
 
 
 def train(params, name, place=lambda batch: batch):
-    state = tx.init(params)  # masks and moments are placed like the weights
+    state = tx.init(params)  # masks and moments lie where the weights do
     for batch in batches(data, range(args.steps), name):
         params, state = step(params, state, *place(batch))
     return params, jprune.get_masks(state)
@@ -59,9 +59,10 @@ divided = jax.tree.map(
     lambda p: jax.device_put(p, by_outputs if p.ndim == 2 else whole), fresh
 )
 one, one_masks = train(fresh, "on one device")
-eight, eight_masks = train(
-    divided, "on eight devices", lambda batch: jax.device_put(batch, by_rows)
-)
+with jax.set_mesh(mesh):  # so that step counts are made on the mesh as well
+    eight, eight_masks = train(
+        divided, "on eight devices", lambda b: jax.device_put(b, by_rows)
+    )
 
 rows = []
 for name, params, masks in (

@@ -182,6 +182,21 @@ def test_whole_example_prints_what_the_docs_show(name: str) -> None:
 
 
 @pytest.mark.slow
+def test_benchmark_of_the_training_step() -> None:
+    command = [sys.executable, "examples/benchmarks/train_step.py"]
+    command += ["--rounds=1", "--steps=1", "--leaves=2"]
+    printed = subprocess.check_output(command, cwd=ROOT, text=True)
+    rows = [line.split("|")[1:-1] for line in printed.splitlines()[4:]]
+    assert len(rows) == 15
+    for case, step, *_, state, more in rows:
+        masked = step.strip().startswith(("keep_masks", "prune"))
+        assert float(more) == masked, "a byte per weight"
+        assert int(state.replace(",", "")) > (
+            8192 if "leaves" in case else 10**7
+        )
+
+
+@pytest.mark.slow
 def test_every_pruner_at_the_end_holds(run: Run) -> None:
     results = run("chain_order")[0]["results"]
     assert len(results) > 40
