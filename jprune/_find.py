@@ -29,8 +29,15 @@ from jprune.masks import full_masks
 from jprune.selection import count_kept, select
 from jprune.structures import Structure, unstructured
 
-Counts: TypeAlias = _counts.Count | list[_counts.Count]
-"""Units that stay: in one ranking, or ``[pools]`` for each leaf."""
+Counts: TypeAlias = _counts.Count | jax.Array
+"""Units that stay: in one ranking, or in the pools of each leaf in turn."""
+
+
+class Kept(NamedTuple):
+    """The units that masks in force keep."""
+
+    units: list[jax.Array]  # bool, [pools, ...] for each leaf
+    counts: jax.Array  # int32, see :func:`jprune.selection.count_kept`
 
 
 class Method(NamedTuple):
@@ -147,24 +154,23 @@ def find(
     state: Any,
     grads: Tree | None,
     key: Any,
-    kept: list[jax.Array] | None,
+    kept: Kept | None,
 ) -> Masks:
     """The masks of ``params``, of which every leaf is pruned."""
     units, structure = _units(method, params, state, grads, key)
     if not units:
         return params
-    chosen = jax.tree.unflatten(structure, select(units, counts, kept))
+    before = kept or (None, None)
+    chosen = jax.tree.unflatten(structure, select(units, counts, *before))
     return method.structure.to_masks(chosen, params)
 
 
-def is_due(counts: Counts, kept: list[jax.Array]) -> jax.Array:
+def is_due(counts: Counts, kept: Kept) -> jax.Array:
     """Whether the number of kept units in any pool is not what it should be."""
-    if not kept:
-        return jnp.array(False)
+    now = _counts.count_of(kept.counts)
     if isinstance(counts, _counts.Count):
-        return ~_counts.equal(count_kept(kept, joint=True), counts)
-    wanted = jax.tree.map(lambda *c: jnp.concatenate(c), *counts)
-    return ~jnp.all(_counts.equal(count_kept(kept, joint=False), wanted))
+        return ~_counts.equal(_counts.total(now), counts)
+    return jnp.any(kept.counts != counts)
 
 
 def check_method(method: Method, params: Tree) -> None:
@@ -204,7 +210,7 @@ def _check_scores(call: str, params: Tree, scores: Tree) -> None:
 
 
 def counts_of(method: Method, params: Tree, sparsity: Any) -> Counts:
-    """How many units stay: one count, or ``[pools]`` counts for each leaf."""
+    """How many units stay, in one ranking or in each pool."""
 
     def units_of(params: Tree) -> Tree:
         return method.structure.to_units(params)
@@ -214,18 +220,17 @@ def counts_of(method: Method, params: Tree, sparsity: Any) -> Counts:
     if method.allocation.joint:
         return _counts.count_of(counts)
 
-    def per_pool(x: Any, count: Any) -> _counts.Count:
-        counted = _counts.count_of(count)
-        return jax.tree.map(lambda c: jnp.broadcast_to(c, x.shape[:1]), counted)
+    def per_pool(x: Any, count: Any) -> jax.Array:
+        return jnp.broadcast_to(jnp.asarray(count, np.int32), x.shape[:1])
 
-    return jax.tree.leaves(
-        jax.tree.map(per_pool, units, counts),
-        is_leaf=lambda x: isinstance(x, _counts.Count),
-    )
+    each = jax.tree.leaves(jax.tree.map(per_pool, units, counts))
+    return jnp.concatenate(each) if each else jnp.zeros(0, np.int32)
 
 
-def kept_units(method: Method, masks: Masks) -> list[jax.Array]:
-    """Units of which any weight is kept."""
+def kept_units(method: Method, masks: Masks) -> Kept:
+    """Units of which any weight is kept, and how many."""
     scores = jax.tree.map(lambda m: m.astype(jnp.float32), masks)
-    units = jax.tree.leaves(method.structure.to_units(scores))
-    return [x > 0 for x in units]
+    units = [x > 0 for x in jax.tree.leaves(method.structure.to_units(scores))]
+    joint = method.allocation.joint
+    none = jnp.zeros(0, np.int32)
+    return Kept(units, count_kept(units, joint=joint) if units else none)

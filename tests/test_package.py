@@ -28,6 +28,8 @@ FAMILIES = [
 LAYERS = [
     ("_typing", "_trees", "_checks", "_counts"),
     ("masks",),
+    ("_cuts",),
+    ("_search",),
     ("selection",),
     ("criteria", "structures", "allocations", "projections"),
     ("_find",),
