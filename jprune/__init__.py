@@ -21,6 +21,7 @@ from jprune.transforms import keep_masks as keep_masks
 from jprune.transforms import project as project
 from jprune.transforms import project_frobenius_ball as project_frobenius_ball
 from jprune.transforms import prune as prune
+from jprune.transforms import with_gradients as with_gradients
 
 __version__ = "0.1.0"
 
@@ -46,4 +47,5 @@ __all__ = [
     "structures",
     "summarize",
     "transforms",
+    "with_gradients",
 ]

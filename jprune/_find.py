@@ -1,11 +1,12 @@
 """From parameters to masks: criterion, structure, allocation, selection."""
 
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from jprune import _counts
 from jprune._checks import (
@@ -15,15 +16,10 @@ from jprune._checks import (
     choose,
     prunable,
 )
-from jprune._trees import (
-    align,
-    is_floating,
-    leaves_with_path,
-    path_name,
-    rebuild,
-)
+from jprune._ranking import count_alike, select_few
+from jprune._trees import is_hole, like, path_name
 from jprune._typing import Masks, Tree, Where
-from jprune.allocations import Allocation, uniform
+from jprune.allocations import Allocation, Pools, uniform
 from jprune.criteria import Criterion, magnitude
 from jprune.masks import full_masks
 from jprune.selection import count_kept, select
@@ -53,6 +49,19 @@ class Method(NamedTuple):
         check_member(self.call, "criterion", self.criterion, Criterion)
         check_member(self.call, "structure", self.structure, Structure)
         check_member(self.call, "allocation", self.allocation, Allocation)
+        alike = self.structure.kept
+        if self.allocation.joint and alike is not None:
+            raise ValueError(
+                f"`{self.call}(structure=..., allocation=...)`: "
+                f"`{_factory(alike)}` keeps the same number in all pools, which "
+                f"one ranking, `{_factory(self.allocation.counts)}`, can't; "
+                "`uniform` and `erdos_renyi` can."
+            )
+
+
+def _factory(member: Callable[..., Any]) -> str:
+    """The name of the function that made a member."""
+    return member.__qualname__.partition(".")[0]
 
 
 def find_masks(
@@ -83,13 +92,16 @@ def find_masks(
         two or more axes, unless they are called ``bias``, ``scale``, ``mean``,
         ``var`` or something with ``embed``.
       masks: Masks in force: what they keep comes before what they prune, so
-        pruned stays pruned while the sparsity does not fall.
-      grads: Gradients like ``params``, for criteria that need them.
+        pruned stays pruned while the sparsity does not fall. Masks of leaves
+        that ``where`` does not select are returned as they are.
+      grads: Gradients like ``params``, for criteria that need them. A criterion
+        that accumulates takes them for its only step.
       key: A random key, for criteria that need one.
 
     Returns:
       A tree like ``params``: bool arrays of the parameters' shapes (and
-      sharding) for selected leaves, ``optax.MaskedNode()`` for the others.
+      sharding) for selected leaves and those that ``masks`` masks,
+      ``optax.MaskedNode()`` for the others.
 
     Raises:
       ValueError: A concrete ``sparsity`` outside [0, 1], an uncalled factory, a
@@ -115,36 +127,32 @@ def find_masks(
     sparsity = check_sparsity("find_masks", sparsity)
     check_where("find_masks", where)
     chosen = choose("find_masks", where, params, prunable)
-    if masks is not None:
-        masks = full_masks("`find_masks(masks=...)`", chosen, masks)
-        masks = _everywhere(chosen, masks)
     if grads is not None:
-        grads = like(chosen, grads, "`find_masks(grads=...)`")
+        grads = like(chosen, grads, "`find_masks(grads=...)`", "gradient")
     state = criterion.update(grads, criterion.init(chosen), chosen)
     counts = counts_of(method, chosen, sparsity)
-    kept = None if masks is None else kept_units(method, masks)
-    return find(method, chosen, counts, state, grads, key, kept)
+    if masks is None:
+        return find(method, chosen, counts, state, grads, key, None)
+    masks = full_masks("`find_masks(masks=...)`", params, masks)
+    kept = kept_units(method, _everywhere(chosen, masks))
+    found = find(method, chosen, counts, state, grads, key, kept)
+    return jax.tree.map(
+        lambda new, old: old if is_hole(new) else new,
+        found,
+        masks,
+        is_leaf=is_hole,
+    )
 
 
 def _everywhere(params: Tree, masks: Masks) -> Masks:
     """Masks for every parameter: all is kept where there was none."""
 
     def leaf(p: Any, mask: Any) -> Any:
-        if isinstance(mask, optax.MaskedNode):
-            return jnp.ones_like(p, dtype=bool)
-        return mask
+        if is_hole(p):
+            return p
+        return jnp.ones_like(p, dtype=bool) if is_hole(mask) else mask
 
-    return jax.tree.map(leaf, params, masks)
-
-
-def like(params: Tree, tree: Tree, call: str) -> Tree:
-    """``tree`` without what ``params`` has no parameter for."""
-    aligned = align(tree, params, call, prefix=False)
-    leaves = [
-        p if leaf is None else leaf
-        for (_, p), leaf in zip(leaves_with_path(params), aligned, strict=True)
-    ]
-    return rebuild(params, leaves)
+    return jax.tree.map(leaf, params, masks, is_leaf=is_hole)
 
 
 def find(
@@ -161,8 +169,30 @@ def find(
     if not units:
         return params
     before = kept or (None, None)
-    chosen = jax.tree.unflatten(structure, select(units, counts, *before))
+    if method.allocation.least is not None:
+        units = _reserve(method.allocation.least, units, before[0])
+    if method.structure.few and not isinstance(counts, _counts.Count):
+        marks = select_few(units, counts, before[0])
+    else:
+        marks = select(units, counts, *before)
+    chosen = jax.tree.unflatten(structure, marks)
     return method.structure.to_masks(chosen, params)
+
+
+def _reserve(
+    least: Callable[[np.ndarray], np.ndarray],
+    units: list[jax.Array],
+    kept: list[jax.Array] | None,
+) -> list[jax.Array]:
+    """Makes the scores of so many best units of each pool the highest of all."""
+    sizes = np.array([x[0].size for x in units], np.int64)
+    counts = np.repeat(least(sizes), [len(x) for x in units])
+    best = select(units, jnp.asarray(counts, np.int32), kept)
+    # NaN comes first, so that a NaN which is not reserved must step back.
+    return [
+        jnp.where(mask, jnp.nan, jnp.where(jnp.isnan(x), jnp.inf, x))
+        for x, mask in zip(units, best, strict=True)
+    ]
 
 
 def is_due(counts: Counts, kept: Kept) -> jax.Array:
@@ -178,10 +208,32 @@ def check_method(method: Method, params: Tree) -> None:
 
     def units(params: Tree) -> Any:
         state = method.criterion.init(params)
-        return _units(method, params, state, params, jax.random.key(0))[0]
+        after = method.criterion.update(params, state, params)
+        _check_state(method.call, state, after)
+        return _units(method, params, after, params, jax.random.key(0))[0]
 
     if jax.tree.leaves(params):
         jax.eval_shape(units, params)
+
+
+def _check_state(call: str, before: Any, after: Any) -> None:
+    """Refuses a criterion whose state changes its form from step to step."""
+    call = f"`{call}(criterion=...)`: `update` must return a state like `init`"
+    old, new = (str(jax.tree.structure(state)) for state in (before, after))
+    if old != new:
+        raise ValueError(f"{call}, {old}, got {new}.")
+
+    def check(path: Any, x: Any, y: Any) -> None:
+        old, new = (f"{leaf.dtype} of shape {leaf.shape}" for leaf in (x, y))
+        if old != new:
+            raise ValueError(
+                f"{call}: {path_name(path)!r} is {old}, got {new}."
+            )
+
+    before, after = (
+        jax.tree.map(jnp.asarray, state) for state in (before, after)
+    )
+    jax.tree_util.tree_map_with_path(check, before, after)
 
 
 def _units(
@@ -189,24 +241,10 @@ def _units(
 ) -> tuple[list[jax.Array], Any]:
     """Scores of units, ready to be ranked, and the structure of their tree."""
     scores = method.criterion.score(params, state, grads, key)
-    _check_scores(method.call, params, scores)
-    units = method.structure.to_units(scores)
+    call = f"`{method.call}(criterion=...)`"
+    scores = like(params, scores, call, "scores")
+    units = method.criterion.pooled(method.structure.to_units(scores))
     return jax.tree.flatten(method.allocation.normalize(units))
-
-
-def _check_scores(call: str, params: Tree, scores: Tree) -> None:
-    """Refuses scores that are not floats in the shapes of the parameters."""
-    call = f"`{call}(criterion=...)`"
-    aligned = align(scores, params, f"{call}, the scores", prefix=False)
-    for (path, p), score in zip(leaves_with_path(params), aligned, strict=True):
-        if score is None:
-            continue
-        if not is_floating(score) or np.shape(score) != np.shape(p):
-            found = getattr(score, "dtype", type(score).__name__)
-            raise ValueError(
-                f"{call}: the scores of {path_name(path)!r} must be floating of "
-                f"shape {np.shape(p)}, got {found} of shape {np.shape(score)}."
-            )
 
 
 def counts_of(method: Method, params: Tree, sparsity: Any) -> Counts:
@@ -215,16 +253,40 @@ def counts_of(method: Method, params: Tree, sparsity: Any) -> Counts:
     def units_of(params: Tree) -> Tree:
         return method.structure.to_units(params)
 
-    units = jax.eval_shape(units_of, params)
-    counts = method.allocation.counts(units, sparsity)
+    units = jax.tree.leaves(jax.eval_shape(units_of, params))
+    few = method.structure.few
+    ends = [len(x.shape) - 1 if few else 1 for x in units]  # of pools' axes
+    shapes = [
+        (x.shape[:n], x.shape[n:]) for x, n in zip(units, ends, strict=True)
+    ]
+    pools = Pools(
+        numbers=np.array([math.prod(x) for x, _ in shapes], np.int64),
+        sizes=np.array([math.prod(x) for _, x in shapes], np.int64),
+        shapes=[_layer(method, x) for x in jax.tree.leaves(params)],
+        kept=method.structure.kept,
+    )
+    counts = method.allocation.counts(pools, sparsity)
     if method.allocation.joint:
         return _counts.count_of(counts)
+    each = [
+        jnp.broadcast_to(_int32(count), () if few else x.shape[:1])
+        for x, count in zip(units, counts, strict=True)
+    ]
+    return jnp.concatenate([jnp.zeros(0, np.int32), *map(jnp.atleast_1d, each)])
 
-    def per_pool(x: Any, count: Any) -> jax.Array:
-        return jnp.broadcast_to(jnp.asarray(count, np.int32), x.shape[:1])
 
-    each = jax.tree.leaves(jax.tree.map(per_pool, units, counts))
-    return jnp.concatenate(each) if each else jnp.zeros(0, np.int32)
+def _int32(count: Any) -> jax.Array:
+    if isinstance(count, _counts.Count):
+        return _counts.to_int32(count)
+    return jnp.asarray(count, np.int32)
+
+
+def _layer(method: Method, p: Any) -> tuple[int, ...]:
+    """The shape of a parameter, or of one layer where it stacks several."""
+    batch = method.structure.batch_axis
+    axes = batch if isinstance(batch, Sequence) else [batch]
+    stacked = [axis % np.ndim(p) for axis in axes]
+    return tuple(n for i, n in enumerate(np.shape(p)) if i not in stacked)
 
 
 def kept_units(method: Method, masks: Masks) -> Kept:
@@ -233,4 +295,6 @@ def kept_units(method: Method, masks: Masks) -> Kept:
     units = [x > 0 for x in jax.tree.leaves(method.structure.to_units(scores))]
     joint = method.allocation.joint
     none = jnp.zeros(0, np.int32)
+    if method.structure.few and units:
+        return Kept(units, jnp.stack(list(map(count_alike, units))))
     return Kept(units, count_kept(units, joint=joint) if units else none)

@@ -26,7 +26,7 @@ FAMILIES = [
 ]
 
 LAYERS = [
-    ("_typing", "_trees", "_checks", "_counts"),
+    ("_typing", "_trees", "_checks", "_counts", "_layout", "_ranking"),
     ("masks",),
     ("_cuts",),
     ("_search",),
