@@ -7,6 +7,7 @@ from jprune import selection as selection
 from jprune import structures as structures
 from jprune import transforms as transforms
 from jprune._find import find_masks as find_masks
+from jprune._straight_through import straight_through as straight_through
 from jprune.masks import LeafSummary as LeafSummary
 from jprune.masks import Summary as Summary
 from jprune.masks import apply_masks as apply_masks
@@ -41,6 +42,7 @@ __all__ = [
     "projections",
     "prune",
     "selection",
+    "straight_through",
     "structures",
     "summarize",
     "transforms",

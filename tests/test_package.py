@@ -27,7 +27,7 @@ FAMILIES = [
 LAYERS = [
     ("_typing", "_trees", "_checks", "_counts"),
     ("masks",),
-    ("selection",),
+    ("selection", "_straight_through"),
     ("criteria", "structures", "allocations", "projections"),
     ("_find",),
     ("transforms",),
