@@ -1,16 +1,18 @@
 """From parameters to masks: criterion, structure, allocation, selection."""
 
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import lax
 
 from jprune import _counts
 from jprune._checks import (
+    check_fixed,
     check_member,
-    check_sparsity,
     check_where,
     choose,
     prunable,
@@ -40,10 +42,11 @@ class Method(NamedTuple):
     criterion: Criterion
     structure: Structure
     allocation: Allocation
+    role: str = "criterion"  # the criterion's name in the call
 
     def check(self) -> None:
         """Refuses uncalled factories."""
-        check_member(self.call, "criterion", self.criterion, Criterion)
+        check_member(self.call, self.role, self.criterion, Criterion)
         check_member(self.call, "structure", self.structure, Structure)
         check_member(self.call, "allocation", self.allocation, Allocation)
 
@@ -100,12 +103,7 @@ def find_masks(
     """
     method = Method("find_masks", criterion, structure, allocation)
     method.check()
-    if callable(sparsity):
-        raise ValueError(
-            "`find_masks(sparsity=...)` must be a number, got the schedule "
-            f"{sparsity!r}; schedules are for `prune`."
-        )
-    sparsity = check_sparsity("find_masks", sparsity)
+    sparsity = check_fixed("find_masks", sparsity)
     check_where("find_masks", where)
     chosen = choose("find_masks", where, params, prunable)
     if masks is not None:
@@ -183,14 +181,15 @@ def _units(
 ) -> tuple[list[jax.Array], Any]:
     """Scores of units, ready to be ranked, and the structure of their tree."""
     scores = method.criterion.score(params, state, grads, key)
-    _check_scores(method.call, params, scores)
+    _check_scores(f"`{method.call}({method.role}=...)`", params, scores)
+    # Selection has no gradient: nothing of it is to be differentiated.
+    scores = lax.stop_gradient(scores)
     units = method.structure.to_units(scores)
     return jax.tree.flatten(method.allocation.normalize(units))
 
 
 def _check_scores(call: str, params: Tree, scores: Tree) -> None:
     """Refuses scores that are not floats in the shapes of the parameters."""
-    call = f"`{call}(criterion=...)`"
     aligned = align(scores, params, f"{call}, the scores", prefix=False)
     for (path, p), score in zip(leaves_with_path(params), aligned, strict=True):
         if score is None:
@@ -203,14 +202,23 @@ def _check_scores(call: str, params: Tree, scores: Tree) -> None:
             )
 
 
-def counts_of(method: Method, params: Tree, sparsity: Any) -> Counts:
-    """How many units stay: one count, or ``[pools]`` counts for each leaf."""
+def counts_of(
+    method: Method, params: Tree, sparsity: Any, dropped: Any = 0.0
+) -> Counts:
+    """How many units stay: one count, or ``[pools]`` counts for each leaf.
+
+    Of each count the fraction ``dropped`` is taken off.
+    """
 
     def units_of(params: Tree) -> Tree:
         return method.structure.to_units(params)
 
     units = jax.eval_shape(units_of, params)
-    counts = method.allocation.counts(units, sparsity)
+    counts = jax.tree.map(
+        partial(_counts.remaining, dropped),
+        method.allocation.counts(units, sparsity),
+        is_leaf=lambda x: isinstance(x, _counts.Count),
+    )
     if method.allocation.joint:
         return _counts.count_of(counts)
 
