@@ -17,10 +17,15 @@ from jprune.masks import summarize as summarize
 from jprune.transforms import KeepMasksState as KeepMasksState
 from jprune.transforms import ProjectState as ProjectState
 from jprune.transforms import PruneState as PruneState
+from jprune.transforms import RewireState as RewireState
 from jprune.transforms import keep_masks as keep_masks
 from jprune.transforms import project as project
 from jprune.transforms import project_frobenius_ball as project_frobenius_ball
 from jprune.transforms import prune as prune
+from jprune.transforms import rewire as rewire
+from jprune.transforms import rigl as rigl
+from jprune.transforms import sparse_evolution as sparse_evolution
+from jprune.transforms import with_gradients as with_gradients
 
 __version__ = "0.1.0"
 
@@ -29,6 +34,7 @@ __all__ = [
     "LeafSummary",
     "ProjectState",
     "PruneState",
+    "RewireState",
     "Summary",
     "allocations",
     "apply_masks",
@@ -41,9 +47,13 @@ __all__ = [
     "project_frobenius_ball",
     "projections",
     "prune",
+    "rewire",
+    "rigl",
     "selection",
+    "sparse_evolution",
     "straight_through",
     "structures",
     "summarize",
     "transforms",
+    "with_gradients",
 ]

@@ -5,8 +5,6 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-import optax
 from jax import lax
 
 from jprune import _counts
@@ -17,13 +15,7 @@ from jprune._checks import (
     choose,
     prunable,
 )
-from jprune._trees import (
-    align,
-    is_floating,
-    leaves_with_path,
-    path_name,
-    rebuild,
-)
+from jprune._trees import is_hole, like, path_name
 from jprune._typing import Masks, Tree, Where
 from jprune.allocations import Allocation, uniform
 from jprune.criteria import Criterion, magnitude
@@ -79,13 +71,16 @@ def find_masks(
         two or more axes, unless they are called ``bias``, ``scale``, ``mean``,
         ``var`` or something with ``embed``.
       masks: Masks in force: what they keep comes before what they prune, so
-        pruned stays pruned while the sparsity does not fall.
-      grads: Gradients like ``params``, for criteria that need them.
+        pruned stays pruned while the sparsity does not fall. Masks of leaves
+        that ``where`` does not select are returned as they are.
+      grads: Gradients like ``params``, for criteria that need them. A criterion
+        that accumulates takes them for its only step.
       key: A random key, for criteria that need one.
 
     Returns:
       A tree like ``params``: bool arrays of the parameters' shapes (and
-      sharding) for selected leaves, ``optax.MaskedNode()`` for the others.
+      sharding) for selected leaves and those that ``masks`` masks,
+      ``optax.MaskedNode()`` for the others.
 
     Raises:
       ValueError: A concrete ``sparsity`` outside [0, 1], an uncalled factory, a
@@ -106,36 +101,32 @@ def find_masks(
     sparsity = check_fixed("find_masks", sparsity)
     check_where("find_masks", where)
     chosen = choose("find_masks", where, params, prunable)
-    if masks is not None:
-        masks = full_masks("`find_masks(masks=...)`", chosen, masks)
-        masks = _everywhere(chosen, masks)
     if grads is not None:
-        grads = like(chosen, grads, "`find_masks(grads=...)`")
+        grads = like(chosen, grads, "`find_masks(grads=...)`", "gradient")
     state = criterion.update(grads, criterion.init(chosen), chosen)
     counts = counts_of(method, chosen, sparsity)
-    kept = None if masks is None else kept_units(method, masks)
-    return find(method, chosen, counts, state, grads, key, kept)
+    if masks is None:
+        return find(method, chosen, counts, state, grads, key, None)
+    masks = full_masks("`find_masks(masks=...)`", params, masks)
+    kept = kept_units(method, _everywhere(chosen, masks))
+    found = find(method, chosen, counts, state, grads, key, kept)
+    return jax.tree.map(
+        lambda new, old: old if is_hole(new) else new,
+        found,
+        masks,
+        is_leaf=is_hole,
+    )
 
 
 def _everywhere(params: Tree, masks: Masks) -> Masks:
     """Masks for every parameter: all is kept where there was none."""
 
     def leaf(p: Any, mask: Any) -> Any:
-        if isinstance(mask, optax.MaskedNode):
-            return jnp.ones_like(p, dtype=bool)
-        return mask
+        if is_hole(p):
+            return p
+        return jnp.ones_like(p, dtype=bool) if is_hole(mask) else mask
 
-    return jax.tree.map(leaf, params, masks)
-
-
-def like(params: Tree, tree: Tree, call: str) -> Tree:
-    """``tree`` without what ``params`` has no parameter for."""
-    aligned = align(tree, params, call, prefix=False)
-    leaves = [
-        p if leaf is None else leaf
-        for (_, p), leaf in zip(leaves_with_path(params), aligned, strict=True)
-    ]
-    return rebuild(params, leaves)
+    return jax.tree.map(leaf, params, masks, is_leaf=is_hole)
 
 
 def find(
@@ -170,10 +161,32 @@ def check_method(method: Method, params: Tree) -> None:
 
     def units(params: Tree) -> Any:
         state = method.criterion.init(params)
-        return _units(method, params, state, params, jax.random.key(0))[0]
+        after = method.criterion.update(params, state, params)
+        _check_state(f"`{method.call}({method.role}=...)`", state, after)
+        return _units(method, params, after, params, jax.random.key(0))[0]
 
     if jax.tree.leaves(params):
         jax.eval_shape(units, params)
+
+
+def _check_state(call: str, before: Any, after: Any) -> None:
+    """Refuses a criterion whose state changes its form from step to step."""
+    call = f"{call}: `update` must return a state like `init`"
+    old, new = (str(jax.tree.structure(state)) for state in (before, after))
+    if old != new:
+        raise ValueError(f"{call}, {old}, got {new}.")
+
+    def check(path: Any, x: Any, y: Any) -> None:
+        old, new = (f"{leaf.dtype} of shape {leaf.shape}" for leaf in (x, y))
+        if old != new:
+            raise ValueError(
+                f"{call}: {path_name(path)!r} is {old}, got {new}."
+            )
+
+    before, after = (
+        jax.tree.map(jnp.asarray, state) for state in (before, after)
+    )
+    jax.tree_util.tree_map_with_path(check, before, after)
 
 
 def _units(
@@ -181,25 +194,11 @@ def _units(
 ) -> tuple[list[jax.Array], Any]:
     """Scores of units, ready to be ranked, and the structure of their tree."""
     scores = method.criterion.score(params, state, grads, key)
-    _check_scores(f"`{method.call}({method.role}=...)`", params, scores)
+    call = f"`{method.call}({method.role}=...)`"
     # Selection has no gradient: nothing of it is to be differentiated.
-    scores = lax.stop_gradient(scores)
-    units = method.structure.to_units(scores)
+    scores = lax.stop_gradient(like(params, scores, call, "scores"))
+    units = method.criterion.pooled(method.structure.to_units(scores))
     return jax.tree.flatten(method.allocation.normalize(units))
-
-
-def _check_scores(call: str, params: Tree, scores: Tree) -> None:
-    """Refuses scores that are not floats in the shapes of the parameters."""
-    aligned = align(scores, params, f"{call}, the scores", prefix=False)
-    for (path, p), score in zip(leaves_with_path(params), aligned, strict=True):
-        if score is None:
-            continue
-        if not is_floating(score) or np.shape(score) != np.shape(p):
-            found = getattr(score, "dtype", type(score).__name__)
-            raise ValueError(
-                f"{call}: the scores of {path_name(path)!r} must be floating of "
-                f"shape {np.shape(p)}, got {found} of shape {np.shape(score)}."
-            )
 
 
 def counts_of(

@@ -9,13 +9,23 @@ from jprune.transforms._project import (
 )
 from jprune.transforms._prune import PruneState as PruneState
 from jprune.transforms._prune import prune as prune
+from jprune.transforms._rewire import RewireState as RewireState
+from jprune.transforms._rewire import rewire as rewire
+from jprune.transforms._rewire import rigl as rigl
+from jprune.transforms._rewire import sparse_evolution as sparse_evolution
+from jprune.transforms._with_gradients import with_gradients as with_gradients
 
 __all__ = [
     "KeepMasksState",
     "ProjectState",
     "PruneState",
+    "RewireState",
     "keep_masks",
     "project",
     "project_frobenius_ball",
     "prune",
+    "rewire",
+    "rigl",
+    "sparse_evolution",
+    "with_gradients",
 ]

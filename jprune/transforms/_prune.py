@@ -26,9 +26,8 @@ from jprune._find import (
     find,
     is_due,
     kept_units,
-    like,
 )
-from jprune._trees import is_hole
+from jprune._trees import is_hole, like
 from jprune._typing import Masks, Sparsity, Tree, Where
 from jprune.allocations import Allocation, uniform
 from jprune.criteria import Criterion, magnitude
@@ -77,7 +76,8 @@ def prune(
 
     Returns:
       A transform for the end of a chain. Its state is a :class:`PruneState`;
-      ``update`` needs ``params``, and ``grad=`` if the criterion does.
+      ``update`` needs ``params``, and ``grad=`` if the criterion does: see
+      :func:`jprune.with_gradients`.
 
     Raises:
       ValueError: Here for a bad number or an uncalled factory; in ``init`` for
@@ -130,7 +130,9 @@ def prune(
             params,
             is_leaf=is_hole,
         )
-        grads = None if grad is None else like(chosen, grad, "`prune`, `grad=`")
+        grads = grad
+        if grad is not None:
+            grads = like(chosen, grad, "`prune`, `grad=`", "gradient")
         remembered = criterion.update(grads, state.criterion, chosen)
         rate = sparsity(state.count) if callable(sparsity) else sparsity
         fixed, traced = (

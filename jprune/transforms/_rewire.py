@@ -19,7 +19,7 @@ from jprune._checks import (
     prunable,
 )
 from jprune._find import Method, check_method, counts_of, find, kept_units
-from jprune._trees import is_hole
+from jprune._trees import is_hole, like
 from jprune._typing import Masks, Scalar, Sparsity, Tree, Where
 from jprune.allocations import Allocation, uniform
 from jprune.criteria import Criterion, gradient, magnitude, random
@@ -27,6 +27,8 @@ from jprune.structures import Structure, unstructured
 from jprune.transforms._keep_masks import mask_updates
 from jprune.transforms._prune import key_maker
 from jprune.transforms._slots import find_slots, reset_slots
+
+_BEFORE = 2**32 - 1  # folded into the key of the first masks: no count is it
 
 
 class RewireState(NamedTuple):
@@ -113,27 +115,230 @@ def rewire(
       2020, algorithm 1.
 
     >>> import jax.numpy as jnp, optax, jprune
-    >>> from jprune.criteria import random
-    >>> tx = jprune.rewire(optax.adam(.1), .75, grow=random(), fraction=.5, every=1)
-    >>> params = jnp.ones((4, 4))
+    >>> from jprune.criteria import gradient
+    >>> tx = jprune.rewire(
+    ...     optax.adam(.1), .75, grow=gradient(), fraction=.5, every=1)
+    >>> params = jnp.arange(16.).reshape(4, 4)
     >>> state = tx.init(params)
     >>> updates, after = tx.update(params, state, params)
     >>> int(jnp.sum(after.masks)), int(jnp.sum(after.masks & ~state.masks))
     (4, 2)
     """
-    return _rewire(
-        "rewire",
-        inner,
-        sparsity,
-        grow=grow,
-        drop=drop,
-        fraction=fraction,
-        every=every,
-        start=start,
-        stop=stop,
-        replace_step=replace_step,
-        structure=structure,
-        allocation=allocation,
-        where=where,
-        key=key,
+    check_inner("rewire", inner)
+    dropping = Method("rewire", drop, structure, allocation, "drop")
+    growing = Method("rewire", grow, structure, allocation, "grow")
+    at_random = Method("rewire", random(), structure, allocation)
+    dropping.check()
+    growing.check()
+    sparsity = check_fixed("rewire", sparsity)
+    check_where("rewire", where)
+    every = check_every("rewire", every)
+    start = check_every("rewire", start, "start", least=0)
+    if stop is not None:
+        stop = check_every("rewire", stop, "stop")
+    elif fraction is None:
+        raise ValueError(
+            "`rewire(stop=...)` must be an integer >= 1, got None: the default "
+            "`fraction` is a cosine from .3 to 0 at `stop`."
+        )
+    if fraction is None:
+        fraction = optax.cosine_decay_schedule(0.3, stop)
+    fraction = check_sparsity("rewire", fraction, "fraction")
+    seed = key_maker(key)
+    inner = optax.with_extra_args_support(inner)
+    # Jitted once per transform, so that a loop without jit compiles it once.
+    refresh = jax.jit(partial(_refresh, dropping, growing), static_argnums=0)
+
+    def init_fn(params: Tree) -> RewireState:
+        chosen = choose("rewire", where, params, prunable)
+        check_method(dropping, chosen)
+        check_method(growing, chosen)
+        counts = counts_of(at_random, chosen, sparsity)
+        first = jax.random.fold_in(seed(), _BEFORE)
+        drawn = find(at_random, chosen, counts, (), None, first, None)
+        # Made from the parameters, so that they have their sharding.
+        masks = jax.tree.map(
+            lambda p, mask: jnp.ones_like(p, dtype=bool) & mask, chosen, drawn
+        )
+        find_slots("rewire", inner, params, masks)
+        return RewireState(
+            count=jnp.zeros([], jnp.int32),
+            masks=masks,
+            grow=grow.init(chosen),
+            drop=drop.init(chosen),
+            inner=inner.init(_masked(params, masks)),
+        )
+
+    def update_fn(
+        updates: Tree,
+        state: RewireState,
+        params: Tree | None = None,
+        **extra_args: Any,
+    ) -> tuple[Tree, RewireState]:
+        check_params("rewire", params)
+        check_state("rewire", state.masks)
+        chosen = jax.tree.map(
+            lambda mask, p: mask if is_hole(mask) else p,
+            state.masks,
+            params,
+            is_leaf=is_hole,
+        )
+        grads = like(chosen, updates, "`rewire`, the updates", "gradient")
+        remembered = {
+            "grow": grow.update(grads, state.grow, chosen),
+            "drop": drop.update(grads, state.drop, chosen),
+        }
+        turn, rest = jnp.divmod(state.count - start, every + replace_step)
+        step = start + turn * every
+        due = (state.count >= start) & (rest == 0)
+        if stop is not None:
+            due &= step <= stop
+        rate = fraction(step) if callable(fraction) else fraction
+        due &= rate > 0
+        masks = refresh(
+            tuple(None if _has_bits(x) else float(x) for x in (sparsity, rate)),
+            tuple(x if _has_bits(x) else None for x in (sparsity, rate)),
+            due,
+            chosen,
+            state.masks,
+            remembered,
+            grads,
+            jax.random.fold_in(seed(), state.count),
+        )
+        active = jax.tree.map(jnp.logical_and, state.masks, masks)
+
+        if extra_args.get("grad") is not None:
+            extra_args["grad"] = _masked(extra_args["grad"], state.masks)
+        seen = _masked(updates, state.masks), _masked(params, state.masks)
+
+        def take_step() -> tuple[Tree, Any]:
+            return inner.update(seen[0], state.inner, seen[1], **extra_args)
+
+        def skip_step() -> tuple[Tree, Any]:
+            moved, _ = jax.eval_shape(take_step)
+            zeros = jax.tree.map(
+                lambda u, p: jnp.zeros_like(p, dtype=u.dtype), moved, params
+            )
+            return zeros, state.inner
+
+        if replace_step:
+            moved, inner_state = lax.cond(due, skip_step, take_step)
+        else:
+            moved, inner_state = take_step()
+        return mask_updates(moved, params, active), RewireState(
+            count=optax.safe_increment(state.count),
+            masks=masks,
+            inner=reset_slots(inner, inner_state, params, active),
+            **remembered,
+        )
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def rigl(
+    inner: optax.GradientTransformation, sparsity: Scalar, **options: Any
+) -> optax.GradientTransformationExtraArgs:
+    """RigL: :func:`rewire` that grows where the dense gradient is largest.
+
+    Args:
+      inner: The optimizer, whole.
+      sparsity: The fraction of units that is pruned.
+      **options: Those of :func:`rewire`; ``stop`` or ``fraction`` is needed.
+
+    Returns:
+      ``rewire(inner, sparsity, grow=gradient(), **options)``.
+
+    References:
+      Evci et al., `Rigging the Lottery <https://arxiv.org/abs/1911.11134>`_,
+      2020. The published protocol is ``replace_step=True``.
+
+    >>> import optax, jprune
+    >>> tx = jprune.rigl(optax.adam(1e-3), .9, every=100, stop=25_000)
+    """
+    return rewire(inner, sparsity, grow=gradient(), **options)
+
+
+def sparse_evolution(
+    inner: optax.GradientTransformation, sparsity: Scalar, **options: Any
+) -> optax.GradientTransformationExtraArgs:
+    """SET, sparse evolutionary training: :func:`rewire` that grows at random.
+
+    Args:
+      inner: The optimizer, whole.
+      sparsity: The fraction of units that is pruned.
+      **options: Those of :func:`rewire`; ``stop`` or ``fraction`` is needed.
+
+    Returns:
+      ``rewire(inner, sparsity, grow=random(), **options)``.
+
+    References:
+      Mocanu et al., `Scalable training of artificial neural networks with
+      adaptive sparse connectivity <https://arxiv.org/abs/1707.04780>`_, 2018,
+      algorithm 2, with the smallest magnitudes of either sign dropped.
+
+    >>> import optax, jprune
+    >>> tx = jprune.sparse_evolution(optax.adam(1e-3), .9, fraction=.3, every=100)
+    """
+    return rewire(inner, sparsity, grow=random(), **options)
+
+
+def check_inner(call: str, inner: Any) -> None:
+    """Refuses what is no optimizer."""
+    if isinstance(inner, optax.MultiSteps):
+        raise ValueError(
+            f"`{call}(inner)` goes inside `MultiSteps`, which accumulates dense "
+            f"gradients: `optax.MultiSteps(jprune.{call}(...), k)`."
+        )
+    if not isinstance(inner, optax.GradientTransformation):
+        raise ValueError(
+            f"`{call}(inner)` must be a gradient transformation, got {inner!r}."
+        )
+
+
+def _has_bits(number: Any) -> bool:
+    """Whether a number is an array, traced or not."""
+    return isinstance(number, jax.Array)
+
+
+def _masked(tree: Tree, masks: Masks) -> Tree:
+    """Zero where a mask is False."""
+
+    def leaf(mask: Any, x: Any) -> Any:
+        return x if is_hole(mask) else jnp.where(mask, x, jnp.zeros_like(x))
+
+    return jax.tree.map(leaf, masks, tree, is_leaf=is_hole)
+
+
+def _refresh(
+    dropping: Method,
+    growing: Method,
+    fixed: tuple[float | None, ...],
+    traced: tuple[jax.Array | None, ...],
+    due: jax.Array,
+    params: Tree,
+    masks: Masks,
+    states: dict[str, Any],
+    grads: Tree,
+    key: jax.Array,
+) -> Masks:
+    """The masks of this update: rewired if it is time."""
+    sparsity, fraction = (
+        t if f is None else f for f, t in zip(fixed, traced, strict=True)
     )
+    if fraction == 0.0 and not _has_bits(fraction):
+        return masks
+    for_drop, for_grow = jax.random.split(key)
+
+    def rewired() -> Masks:
+        left = counts_of(dropping, params, sparsity, fraction)
+        kept = kept_units(dropping, masks)
+        rest = find(
+            dropping, params, left, states["drop"], grads, for_drop, kept
+        )
+        counts = counts_of(growing, params, sparsity)
+        kept = kept_units(growing, rest)
+        return find(
+            growing, params, counts, states["grow"], grads, for_grow, kept
+        )
+
+    return lax.cond(due, rewired, lambda: masks)
