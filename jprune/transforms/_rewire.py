@@ -325,7 +325,7 @@ def _refresh(
     sparsity, fraction = (
         t if f is None else f for f, t in zip(fixed, traced, strict=True)
     )
-    if fraction == 0.0 and not _has_bits(fraction):
+    if not _has_bits(fraction) and fraction == 0:
         return masks
     for_drop, for_grow = jax.random.split(key)
 

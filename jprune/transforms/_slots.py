@@ -44,7 +44,7 @@ def reset_slots(inner: Any, state: Any, params: Tree, active: Masks) -> Any:
             return value
         return jnp.where(slot.active, value, fresh)
 
-    slots = _slots(inner, state, params, active)
+    slots = _slots(inner.init, state, params, active)
     return jax.tree.map(leaf, slots, state, inner.init(zeros))
 
 
@@ -59,9 +59,14 @@ def find_slots(
     if not jax.tree.leaves(params):
         return {}
     state = jax.eval_shape(inner.init, params)
+    rest: list[Any] = []
+
+    def init(nothing: Any) -> Any:
+        rest.append(inner.init(nothing))
+        return rest[0]
+
     try:
-        slots = _slots(inner, state, params, active)
-        rest = jax.eval_shape(inner.init, optax.MaskedNode())
+        slots = _slots(init, state, params, active)
     except Exception as error:
         raise ValueError(
             f"`{call}(inner)`: which slots of the state belong to which weight "
@@ -70,7 +75,7 @@ def find_slots(
         ) from error
     named = jax.tree_util.tree_flatten_with_path(slots)[0]
     shapes = [x.shape for x in jax.tree.leaves(state)]
-    fixed = [x.shape for x in jax.tree.leaves(rest)]
+    fixed = [np.shape(x) for x in jax.tree.leaves(rest)]
     found = {}
     for (path, slot), shape in zip(named, shapes, strict=True):
         name = path_name(path)
@@ -85,10 +90,10 @@ def find_slots(
     return found
 
 
-def _slots(inner: Any, state: Any, params: Tree, active: Masks) -> Any:
+def _slots(init: Any, state: Any, params: Tree, active: Masks) -> Any:
     """A :class:`Slot` in place of each array of the state."""
     return optax.tree.map_params(
-        inner,
+        init,
         lambda values: _pair(params, active, values),
         state,
         transform_non_params=lambda value: Slot("global"),
