@@ -14,10 +14,12 @@ from jprune.masks import apply_masks as apply_masks
 from jprune.masks import get_masks as get_masks
 from jprune.masks import measure_sparsity as measure_sparsity
 from jprune.masks import summarize as summarize
+from jprune.transforms import ChainReport as ChainReport
 from jprune.transforms import KeepMasksState as KeepMasksState
 from jprune.transforms import ProjectState as ProjectState
 from jprune.transforms import PruneState as PruneState
 from jprune.transforms import RewireState as RewireState
+from jprune.transforms import check_chain as check_chain
 from jprune.transforms import keep_masks as keep_masks
 from jprune.transforms import project as project
 from jprune.transforms import project_frobenius_ball as project_frobenius_ball
@@ -30,6 +32,7 @@ from jprune.transforms import with_gradients as with_gradients
 __version__ = "0.1.0"
 
 __all__ = [
+    "ChainReport",
     "KeepMasksState",
     "LeafSummary",
     "ProjectState",
@@ -38,6 +41,7 @@ __all__ = [
     "Summary",
     "allocations",
     "apply_masks",
+    "check_chain",
     "criteria",
     "find_masks",
     "get_masks",

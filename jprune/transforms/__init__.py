@@ -1,5 +1,7 @@
 """Transforms: when. All of them stand last in an optax chain."""
 
+from jprune.transforms._check_chain import ChainReport as ChainReport
+from jprune.transforms._check_chain import check_chain as check_chain
 from jprune.transforms._keep_masks import KeepMasksState as KeepMasksState
 from jprune.transforms._keep_masks import keep_masks as keep_masks
 from jprune.transforms._project import ProjectState as ProjectState
@@ -16,10 +18,12 @@ from jprune.transforms._rewire import sparse_evolution as sparse_evolution
 from jprune.transforms._with_gradients import with_gradients as with_gradients
 
 __all__ = [
+    "ChainReport",
     "KeepMasksState",
     "ProjectState",
     "PruneState",
     "RewireState",
+    "check_chain",
     "keep_masks",
     "project",
     "project_frobenius_ball",
