@@ -1,10 +1,13 @@
 """From parameters to masks: criterion, structure, allocation, selection."""
 
+import math
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jprune import _counts
@@ -15,9 +18,10 @@ from jprune._checks import (
     choose,
     prunable,
 )
+from jprune._ranking import count_is, select_few
 from jprune._trees import is_hole, like, path_name
 from jprune._typing import Masks, Tree, Where
-from jprune.allocations import Allocation, uniform
+from jprune.allocations import Allocation, Pools, uniform
 from jprune.criteria import Criterion, magnitude
 from jprune.masks import full_masks
 from jprune.selection import count_kept, select
@@ -41,6 +45,19 @@ class Method(NamedTuple):
         check_member(self.call, self.role, self.criterion, Criterion)
         check_member(self.call, "structure", self.structure, Structure)
         check_member(self.call, "allocation", self.allocation, Allocation)
+        alike = self.structure.kept
+        if self.allocation.joint and alike is not None:
+            raise ValueError(
+                f"`{self.call}(structure=..., allocation=...)`: "
+                f"`{_factory(alike)}` keeps the same number in all pools, which "
+                f"one ranking, `{_factory(self.allocation.counts)}`, can't; "
+                "`uniform` and `erdos_renyi` can."
+            )
+
+
+def _factory(member: Callable[..., Any]) -> str:
+    """The name of the function that made a member."""
+    return member.__qualname__.partition(".")[0]
 
 
 def find_masks(
@@ -142,16 +159,43 @@ def find(
     units, structure = _units(method, params, state, grads, key)
     if not units:
         return params
-    chosen = jax.tree.unflatten(structure, select(units, counts, kept))
+    if method.allocation.least is not None:
+        units = _reserve(method.allocation.least, units, kept)
+    marks = (
+        select_few(units, counts, kept)
+        if method.structure.few and not isinstance(counts, _counts.Count)
+        else select(units, counts, kept)
+    )
+    chosen = jax.tree.unflatten(structure, marks)
     return method.structure.to_masks(chosen, params)
 
 
-def is_due(counts: Counts, kept: list[jax.Array]) -> jax.Array:
+def _reserve(
+    least: Callable[[np.ndarray], np.ndarray],
+    units: list[jax.Array],
+    kept: list[jax.Array] | None,
+) -> list[jax.Array]:
+    """Makes the scores of so many best units of each pool the highest of all."""
+    sizes = np.array([x[0].size for x in units], np.int64)
+    counts = [
+        _counts.count_of(np.full(x.shape[0], count))
+        for x, count in zip(units, least(sizes), strict=True)
+    ]
+    # NaN comes first, so that a NaN which is not reserved must step back.
+    return [
+        jnp.where(best, jnp.nan, jnp.where(jnp.isnan(x), jnp.inf, x))
+        for x, best in zip(units, select(units, counts, kept), strict=True)
+    ]
+
+
+def is_due(method: Method, counts: Counts, kept: list[jax.Array]) -> jax.Array:
     """Whether the number of kept units in any pool is not what it should be."""
     if not kept:
         return jnp.array(False)
     if isinstance(counts, _counts.Count):
         return ~_counts.equal(count_kept(kept, joint=True), counts)
+    if method.structure.few:
+        return ~jnp.all(jnp.array(list(map(count_is, kept, counts))))
     wanted = jax.tree.map(lambda *c: jnp.concatenate(c), *counts)
     return ~jnp.all(_counts.equal(count_kept(kept, joint=False), wanted))
 
@@ -212,23 +256,42 @@ def counts_of(
     def units_of(params: Tree) -> Tree:
         return method.structure.to_units(params)
 
-    units = jax.eval_shape(units_of, params)
-    counts = jax.tree.map(
-        partial(_counts.remaining, dropped),
-        method.allocation.counts(units, sparsity),
-        is_leaf=lambda x: isinstance(x, _counts.Count),
+    units = jax.tree.leaves(jax.eval_shape(units_of, params))
+    few = method.structure.few
+    ends = [len(x.shape) - 1 if few else 1 for x in units]  # of pools' axes
+    shapes = [
+        (x.shape[:n], x.shape[n:]) for x, n in zip(units, ends, strict=True)
+    ]
+    pools = Pools(
+        numbers=np.array([math.prod(x) for x, _ in shapes], np.int64),
+        sizes=np.array([math.prod(x) for _, x in shapes], np.int64),
+        shapes=[_layer(method, x) for x in jax.tree.leaves(params)],
+        kept=method.structure.kept,
     )
+    counts = method.allocation.counts(pools, sparsity)
+    if isinstance(dropped, jax.Array) or dropped:
+        counts = jax.tree.map(
+            partial(_counts.left_of, dropped),
+            counts,
+            is_leaf=lambda x: isinstance(x, _counts.Count),
+        )
     if method.allocation.joint:
         return _counts.count_of(counts)
+    each = [_counts.count_of(count) for count in counts]
+    if few:
+        return each
+    return [
+        jax.tree.map(lambda c, x=x: jnp.broadcast_to(c, x.shape[:1]), count)
+        for x, count in zip(units, each, strict=True)
+    ]
 
-    def per_pool(x: Any, count: Any) -> _counts.Count:
-        counted = _counts.count_of(count)
-        return jax.tree.map(lambda c: jnp.broadcast_to(c, x.shape[:1]), counted)
 
-    return jax.tree.leaves(
-        jax.tree.map(per_pool, units, counts),
-        is_leaf=lambda x: isinstance(x, _counts.Count),
-    )
+def _layer(method: Method, p: Any) -> tuple[int, ...]:
+    """The shape of a parameter, or of one layer where it stacks several."""
+    batch = method.structure.batch_axis
+    axes = batch if isinstance(batch, Sequence) else [batch]
+    stacked = [axis % np.ndim(p) for axis in axes]
+    return tuple(n for i, n in enumerate(np.shape(p)) if i not in stacked)
 
 
 def kept_units(method: Method, masks: Masks) -> list[jax.Array]:

@@ -25,7 +25,7 @@ FAMILIES = [
 ]
 
 LAYERS = [
-    ("_typing", "_trees", "_checks", "_counts"),
+    ("_typing", "_trees", "_checks", "_counts", "_layout", "_ranking"),
     ("masks",),
     ("selection", "_straight_through"),
     ("criteria", "structures", "allocations", "projections"),

@@ -187,7 +187,7 @@ def _refresh(
         def choose_again() -> Masks:
             return find(method, params, counts, state, grads, key, kept)
 
-        return lax.cond(is_due(counts, kept), choose_again, keep)
+        return lax.cond(is_due(method, counts, kept), choose_again, keep)
 
     return lax.cond(count % every == 0, look, keep)
 
