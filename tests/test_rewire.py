@@ -9,6 +9,8 @@ import numpy as np
 import optax
 import optax.contrib
 import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 from test_optimizers import OPTIMIZERS, loss, make
 
 import jprune
@@ -337,6 +339,37 @@ def test_keys_may_differ_from_model_to_model() -> None:
         chex.assert_trees_all_equal(masks[1], mine)
         assert np.all(masks.sum((1, 2)) == 18)
         assert not np.array_equal(masks[0], masks[1])
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_meshes(kind: AxisType) -> None:
+    tx = jprune.sparse_evolution(
+        optax.adam(0.1), 0.5, fraction=0.5, every=1, replace_step=True
+    )
+
+    @jax.jit
+    def update(params: Any, state: Any) -> Any:
+        grads = jax.tree.map(jnp.cos, params)
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    def run(params: Any) -> Any:
+        state = tx.init(params)
+        for _ in range(4):
+            params, state = update(params, state)
+        return params, state
+
+    params = {"a": jax.random.normal(jax.random.key(0), (8, 16))}
+    alone = run(params)
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(kind,))
+    with jax.set_mesh(mesh):
+        sharding = NamedSharding(mesh, P(None, "x"))
+        landed, state = run(jax.device_put(params, sharding))
+    for x in (landed, state.masks, state.inner[0].mu):
+        assert x["a"].sharding.is_equivalent_to(sharding, 2)
+    together = jax.tree.map(np.asarray, (landed, state))
+    chex.assert_trees_all_close(together, alone, rtol=1e-6)
+    chex.assert_trees_all_equal(together[1].masks, alone[1].masks)
 
 
 def test_outside_and_inside_of_multi_steps() -> None:

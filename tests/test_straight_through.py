@@ -79,7 +79,7 @@ def test_boxes_holes_and_broadcast_masks() -> None:
     params = nnx.state(model, nnx.Param)
     masks = jprune.find_masks(params, 0.5)
     sparse = jprune.straight_through(params, masks)
-    assert jax.tree.structure(sparse) == jax.tree.structure(params)
+    chex.assert_trees_all_equal_structs(sparse, params)
     assert int(jnp.sum(sparse["kernel"][...] == 0)) == 8
     rows = {"a": jnp.array([[True], [False]]), "b": None}
     held = {"a": jnp.ones((2, 2)), "b": optax.MaskedNode()}

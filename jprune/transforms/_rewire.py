@@ -188,16 +188,17 @@ def rewire(
             "grow": grow.update(grads, state.grow, chosen),
             "drop": drop.update(grads, state.drop, chosen),
         }
+        # A rewiring that replaces a step lies between two counts of steps.
         turn, rest = jnp.divmod(state.count - start, every + replace_step)
         step = start + turn * every
-        due = (state.count >= start) & (rest == 0)
+        rate: Any = fraction(step) if callable(fraction) else fraction
+        due = (state.count >= start) & (rest == 0) & (rate > 0)
         if stop is not None:
             due &= step <= stop
-        rate = fraction(step) if callable(fraction) else fraction
-        due &= rate > 0
+        numbers: tuple[Any, Any] = sparsity, rate
         masks = refresh(
-            tuple(None if _has_bits(x) else float(x) for x in (sparsity, rate)),
-            tuple(x if _has_bits(x) else None for x in (sparsity, rate)),
+            tuple(None if _has_bits(x) else float(x) for x in numbers),
+            tuple(x if _has_bits(x) else None for x in numbers),
             due,
             chosen,
             state.masks,
@@ -209,10 +210,10 @@ def rewire(
 
         if extra_args.get("grad") is not None:
             extra_args["grad"] = _masked(extra_args["grad"], state.masks)
-        seen = _masked(updates, state.masks), _masked(params, state.masks)
+        seen, values = (_masked(x, state.masks) for x in (updates, params))
 
         def take_step() -> tuple[Tree, Any]:
-            return inner.update(seen[0], state.inner, seen[1], **extra_args)
+            return inner.update(seen, state.inner, values, **extra_args)
 
         def skip_step() -> tuple[Tree, Any]:
             moved, _ = jax.eval_shape(take_step)
