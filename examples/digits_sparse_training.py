@@ -67,11 +67,31 @@ class Method(NamedTuple):
 
     optimizer: Callable[..., optax.GradientTransformation]
     view: Callable[[Params, Any], Params]  # params, sparsity -> what is run
+    begin: Callable[[Params, Any], Params] = lambda params, state: params
 
 
 def plain(params: Params, sparsity: Any) -> Params:
     del sparsity  # the optimizer sees to it
     return params
+
+
+def thin(params: Params, state: Any) -> Params:
+    """What the masks keep, larger, so that signals are of the size they had.
+
+    As in Evci et al., Gradient flow in sparse neural networks, 2022, section
+    3.1, with a factor per layer.
+    """
+    masks = jprune.get_masks(state)
+    sparse = jprune.apply_masks(params, masks)
+
+    def leaf(mask: Any, p: jax.Array) -> jax.Array:
+        if isinstance(mask, optax.MaskedNode):
+            return p
+        return p * jax.lax.rsqrt(jnp.mean(mask, dtype=p.dtype))
+
+    return jax.tree.map(
+        leaf, masks, sparse, is_leaf=lambda x: isinstance(x, optax.MaskedNode)
+    )
 
 
 def masked_forward(params: Params, sparsity: Any) -> Params:
@@ -81,7 +101,7 @@ def masked_forward(params: Params, sparsity: Any) -> Params:
 
 
 def adam(steps: int) -> optax.GradientTransformation:
-    return optax.adam(optax.cosine_decay_schedule(2e-3, steps))
+    return optax.adam(optax.cosine_decay_schedule(1e-2, steps))
 
 
 def gradual(sparsity: Any, steps: int, key: jax.Array) -> Any:
@@ -119,9 +139,11 @@ METHODS = {
     "straight-through": Method(
         lambda sparsity, steps, key: adam(steps), masked_forward
     ),
-    "RigL": Method(functools.partial(rewired, jprune.rigl), plain),
-    "SET": Method(functools.partial(rewired, jprune.sparse_evolution), plain),
-    "static": Method(static, plain),
+    "RigL": Method(functools.partial(rewired, jprune.rigl), plain, thin),
+    "SET": Method(
+        functools.partial(rewired, jprune.sparse_evolution), plain, thin
+    ),
+    "static": Method(static, plain, thin),
 }
 
 
@@ -150,6 +172,8 @@ def train(
     first, order, masks = jax.random.split(key, 3)
     params = MODEL.init(first, data.x[:1])
     tx = method.optimizer(sparsity, steps, masks)
+    state = tx.init(params)
+    params = method.begin(params, state)
 
     def step(carry: Any, i: Any) -> tuple[Any, None]:
         params, state = carry
@@ -170,7 +194,7 @@ def train(
         after = support(method.view(carry[0], sparsity))
         return carry, jnp.sum(after & ~before) / jnp.sum(after)
 
-    carry = params, tx.init(params)
+    carry = params, state
     indices = jnp.arange(steps - steps % looks).reshape(looks, -1)
     (params, _), changed = jax.lax.scan(look, carry, indices)
     seen = method.view(params, sparsity)
@@ -253,7 +277,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__.split("\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--steps", type=int, default=2000, help="per training")
+    parser.add_argument("--steps", type=int, default=3000, help="per training")
     parser.add_argument("--seeds", type=int, default=10, help="per mean")
     parser.add_argument(
         "--sparsity",
