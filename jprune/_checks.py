@@ -84,6 +84,28 @@ def check_radius(call: str, radius: Any) -> Any:
     return radius
 
 
+def check_threshold(call: str, threshold: Any) -> Any:
+    """A float >= 0 or a traced scalar."""
+    threshold = check_number(f"`{call}(threshold)`", threshold)
+    if isinstance(threshold, float) and not threshold >= 0.0:
+        raise ValueError(
+            f"`{call}(threshold)` must be a number >= 0, got {threshold}."
+        )
+    return threshold
+
+
+def check_count(call: str, count: Any) -> Any:
+    """An int >= 0 or a traced integer scalar."""
+    if is_traced(count):
+        if count.ndim or not jax.numpy.issubdtype(count.dtype, np.integer):
+            raise ValueError(f"{call} must be an integer, got {count}.")
+        return count
+    number = check_number(call, count)
+    if number < 0 or not number.is_integer():
+        raise ValueError(f"{call} must be an integer >= 0, got {count}.")
+    return int(number)
+
+
 def check_every(
     call: str, every: Any, name: str = "every", least: int = 1
 ) -> Any:
@@ -91,7 +113,7 @@ def check_every(
     number = check_number(f"`{call}({name}=...)`", every)
     if is_traced(number):
         return number
-    if number < least or number != int(number):
+    if number < least or not number.is_integer():
         raise ValueError(
             f"`{call}({name}=...)` must be an integer >= {least}, got {every}."
         )

@@ -18,7 +18,7 @@ from jprune._checks import (
     choose,
     prunable,
 )
-from jprune._ranking import count_is, select_few
+from jprune._ranking import count_alike, select_few
 from jprune._trees import is_hole, like, path_name
 from jprune._typing import Masks, Tree, Where
 from jprune.allocations import Allocation, Pools, uniform
@@ -27,8 +27,15 @@ from jprune.masks import full_masks
 from jprune.selection import count_kept, select
 from jprune.structures import Structure, unstructured
 
-Counts: TypeAlias = _counts.Count | list[_counts.Count]
-"""Units that stay: in one ranking, or ``[pools]`` for each leaf."""
+Counts: TypeAlias = _counts.Count | jax.Array
+"""Units that stay: in one ranking, or in the pools of each leaf in turn."""
+
+
+class Kept(NamedTuple):
+    """The units that masks in force keep."""
+
+    units: list[jax.Array]  # bool, [pools, ...] for each leaf
+    counts: jax.Array  # int32, see :func:`jprune.selection.count_kept`
 
 
 class Method(NamedTuple):
@@ -153,19 +160,19 @@ def find(
     state: Any,
     grads: Tree | None,
     key: Any,
-    kept: list[jax.Array] | None,
+    kept: Kept | None,
 ) -> Masks:
     """The masks of ``params``, of which every leaf is pruned."""
     units, structure = _units(method, params, state, grads, key)
     if not units:
         return params
+    before = kept or (None, None)
     if method.allocation.least is not None:
-        units = _reserve(method.allocation.least, units, kept)
-    marks = (
-        select_few(units, counts, kept)
-        if method.structure.few and not isinstance(counts, _counts.Count)
-        else select(units, counts, kept)
-    )
+        units = _reserve(method.allocation.least, units, before[0])
+    if method.structure.few and not isinstance(counts, _counts.Count):
+        marks = select_few(units, counts, before[0])
+    else:
+        marks = select(units, counts, *before)
     chosen = jax.tree.unflatten(structure, marks)
     return method.structure.to_masks(chosen, params)
 
@@ -177,27 +184,21 @@ def _reserve(
 ) -> list[jax.Array]:
     """Makes the scores of so many best units of each pool the highest of all."""
     sizes = np.array([x[0].size for x in units], np.int64)
-    counts = [
-        _counts.count_of(np.full(x.shape[0], count))
-        for x, count in zip(units, least(sizes), strict=True)
-    ]
+    counts = np.repeat(least(sizes), [len(x) for x in units])
+    best = select(units, jnp.asarray(counts, np.int32), kept)
     # NaN comes first, so that a NaN which is not reserved must step back.
     return [
-        jnp.where(best, jnp.nan, jnp.where(jnp.isnan(x), jnp.inf, x))
-        for x, best in zip(units, select(units, counts, kept), strict=True)
+        jnp.where(mask, jnp.nan, jnp.where(jnp.isnan(x), jnp.inf, x))
+        for x, mask in zip(units, best, strict=True)
     ]
 
 
-def is_due(method: Method, counts: Counts, kept: list[jax.Array]) -> jax.Array:
+def is_due(counts: Counts, kept: Kept) -> jax.Array:
     """Whether the number of kept units in any pool is not what it should be."""
-    if not kept:
-        return jnp.array(False)
+    now = _counts.count_of(kept.counts)
     if isinstance(counts, _counts.Count):
-        return ~_counts.equal(count_kept(kept, joint=True), counts)
-    if method.structure.few:
-        return ~jnp.all(jnp.array(list(map(count_is, kept, counts))))
-    wanted = jax.tree.map(lambda *c: jnp.concatenate(c), *counts)
-    return ~jnp.all(_counts.equal(count_kept(kept, joint=False), wanted))
+        return ~_counts.equal(_counts.total(now), counts)
+    return jnp.any(kept.counts != counts)
 
 
 def check_method(method: Method, params: Tree) -> None:
@@ -248,7 +249,7 @@ def _units(
 def counts_of(
     method: Method, params: Tree, sparsity: Any, dropped: Any = 0.0
 ) -> Counts:
-    """How many units stay: one count, or ``[pools]`` counts for each leaf.
+    """How many units stay, in one ranking or in each pool.
 
     Of each count the fraction ``dropped`` is taken off.
     """
@@ -277,13 +278,17 @@ def counts_of(
         )
     if method.allocation.joint:
         return _counts.count_of(counts)
-    each = [_counts.count_of(count) for count in counts]
-    if few:
-        return each
-    return [
-        jax.tree.map(lambda c, x=x: jnp.broadcast_to(c, x.shape[:1]), count)
-        for x, count in zip(units, each, strict=True)
+    each = [
+        jnp.broadcast_to(_int32(count), () if few else x.shape[:1])
+        for x, count in zip(units, counts, strict=True)
     ]
+    return jnp.concatenate([jnp.zeros(0, np.int32), *map(jnp.atleast_1d, each)])
+
+
+def _int32(count: Any) -> jax.Array:
+    if isinstance(count, _counts.Count):
+        return _counts.to_int32(count)
+    return jnp.asarray(count, np.int32)
 
 
 def _layer(method: Method, p: Any) -> tuple[int, ...]:
@@ -294,8 +299,12 @@ def _layer(method: Method, p: Any) -> tuple[int, ...]:
     return tuple(n for i, n in enumerate(np.shape(p)) if i not in stacked)
 
 
-def kept_units(method: Method, masks: Masks) -> list[jax.Array]:
-    """Units of which any weight is kept."""
+def kept_units(method: Method, masks: Masks) -> Kept:
+    """Units of which any weight is kept, and how many."""
     scores = jax.tree.map(lambda m: m.astype(jnp.float32), masks)
-    units = jax.tree.leaves(method.structure.to_units(scores))
-    return [x > 0 for x in units]
+    units = [x > 0 for x in jax.tree.leaves(method.structure.to_units(scores))]
+    joint = method.allocation.joint
+    none = jnp.zeros(0, np.int32)
+    if method.structure.few and units:
+        return Kept(units, jnp.stack(list(map(count_alike, units))))
+    return Kept(units, count_kept(units, joint=joint) if units else none)

@@ -84,23 +84,23 @@ def place_axes(
 
 
 def split(x: jax.Array, layout: Layout, fill: float = 0.0) -> jax.Array:
-    """``[pools, *units, *weights of a unit]``; ragged edges are filled."""
+    """``[pools, units, weights, units, weights, ...]``, for each group but the
+    first how many units there are and how many weights each has along it.
+
+    Ragged edges are filled.
+    """
     pools, *dims = layout.merged(x.shape)
     x = jnp.transpose(x, layout.order).reshape(pools, *dims)
     edges = [(0, -d % t) for d, t in zip(dims, layout.tiles, strict=True)]
     x = jnp.pad(x, [(0, 0), *edges], constant_values=fill)
     pairs = [(-(-d // t), t) for d, t in zip(dims, layout.tiles, strict=True)]
-    x = x.reshape(pools, *itertools.chain(*pairs))
-    return jnp.transpose(x, [0, *range(1, x.ndim, 2), *range(2, x.ndim, 2)])
+    return x.reshape(pools, *itertools.chain(*pairs))
 
 
 def join(x: jax.Array, layout: Layout, shape: tuple[int, ...]) -> jax.Array:
     """The inverse of :func:`split`, for a leaf of some shape."""
     pools, *dims = layout.merged(shape)
-    n = len(dims)
-    pairs = [(1 + i, 1 + n + i) for i in range(n)]
-    x = jnp.transpose(x, [0, *itertools.chain(*pairs)])
-    whole = [x.shape[i] * x.shape[i + 1] for i in range(1, 2 * n, 2)]
+    whole = [x.shape[i] * x.shape[i + 1] for i in range(1, x.ndim, 2)]
     x = x.reshape(pools, *whole)[:, *map(slice, dims)]
     moved = [shape[axis] for axis in layout.order]
     return jnp.transpose(x.reshape(moved), layout.inverse)

@@ -3,13 +3,10 @@
 import jax
 import jax.numpy as jnp
 
-from jprune import _counts
-from jprune._counts import Count
-
 
 def select_few(
     units: list[jax.Array],
-    wanted: list[Count],
+    wanted: jax.Array,
     kept: list[jax.Array] | None = None,
 ) -> list[jax.Array]:
     """Marks the best units of each pool.
@@ -20,7 +17,7 @@ def select_few(
 
     Args:
       units: Scores; the last axis of each holds the units of a pool.
-      wanted: How many to mark in every pool of each entry: scalars.
+      wanted: How many to mark in every pool of each entry: int32, one number each.
       kept: Bool arrays like ``units``: units that come before all others.
 
     Returns:
@@ -29,7 +26,7 @@ def select_few(
     masks: list[jax.Array] = []
     for i, (x, count) in enumerate(zip(units, wanted, strict=True)):
         stay = None if kept is None else kept[i]
-        masks.append(_ranks(x, stay) < _counts.to_int32(count))
+        masks.append(_ranks(x, stay) < count)
     return masks
 
 
@@ -52,7 +49,8 @@ def _ranks(x: jax.Array, kept: jax.Array | None) -> jax.Array:
     return jnp.sum(above | (~below & earlier), axis=-1, dtype=jnp.int32)
 
 
-def count_is(kept: jax.Array, wanted: Count) -> jax.Array:
-    """Whether every pool, along the last axis, has so many units marked."""
+def count_alike(kept: jax.Array) -> jax.Array:
+    """How many units every pool along the last axis has marked; -1 if various."""
     marked = jnp.sum(kept, axis=-1, dtype=jnp.int32)
-    return jnp.all(marked == _counts.to_int32(wanted))
+    least = jnp.min(marked, initial=kept.shape[-1])
+    return jnp.where(jnp.all(marked == least), least, -1)

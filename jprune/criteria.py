@@ -46,8 +46,10 @@ def _stateless(score: Callable[..., Tree]) -> Criterion:
     )
 
 
-def _required(call: str, grads: Tree | None) -> Tree:
+def _required(call: str, params: Tree, grads: Tree | None) -> Tree:
     """Refuses missing gradients."""
+    if grads is None and not jax.tree.leaves(params):
+        return params  # a part of `optax.partition` that got nothing
     if grads is None:
         raise ValueError(
             f"`{call}` needs gradients: `find_masks(..., grads=grads)`, or in "
@@ -141,8 +143,8 @@ def gradient() -> Criterion:
     """
 
     def score(params: Tree, state: Any, grads: Any, key: Any) -> Tree:
-        del params, state, key  # the gradients say it all
-        grads = _required("gradient()", grads)
+        del state, key  # the gradients say it all
+        grads = _required("gradient()", params, grads)
         return jax.tree.map(lambda g: jnp.abs(wide(g)), grads)
 
     return _stateless(score)
@@ -205,7 +207,7 @@ def taylor(
 
     def score(params: Tree, state: Any, grads: Any, key: Any) -> Tree:
         del state, key  # the products say it all
-        grads = _required("taylor()", grads)
+        grads = _required("taylor()", params, grads)
         return jax.tree.map(
             lambda w, g: forms[form](_product(w, g)), params, grads
         )
@@ -230,7 +232,7 @@ def _accumulated(
             lambda s, w, g: s + step(_product(w, g)).astype(s.dtype),
             state,
             params,
-            _required(call, grads),
+            _required(call, params, grads),
         )
 
     def score(params: Tree, state: Tree, grads: Any, key: Any) -> Tree:
@@ -388,7 +390,7 @@ def custom(fn: Callable[..., Tree]) -> Criterion:
     def score(params: Tree, state: Any, grads: Any, key: Any) -> Tree:
         del state, key  # write a `Criterion` for more
         if takes_grads:
-            return fn(params, _required("custom(fn)", grads))
+            return fn(params, _required("custom(fn)", params, grads))
         return fn(params)
 
     return _stateless(score)

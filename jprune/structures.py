@@ -87,6 +87,7 @@ def _structure(
                 if pooling is not None:
                     return _POOLINGS[pooling](x, layout)
                 x = split(x, layout)
+                x = jnp.transpose(x, _weights_last(layout))
                 shape = x.shape[: len(layout.groups)]
                 return x.reshape(*shape, *((-1,) if few else ()))
 
@@ -103,10 +104,11 @@ def _structure(
 
             def weights(mask: jax.Array) -> jax.Array:
                 shape = mask.shape[: len(layout.groups)]
-                whole = (*shape, *layout.tiles)
-                if pooling is None:
-                    return join(mask.reshape(whole), layout, jnp.shape(p))
-                mask = mask.reshape(*shape, *(1 for _ in layout.tiles))
+                own = layout.tiles if pooling is None else [1] * len(shape[1:])
+                order = np.argsort(_weights_last(layout)).tolist()
+                mask = jnp.transpose(mask.reshape(*shape, *own), order)
+                pairs = zip(shape[1:], layout.tiles, strict=True)
+                whole = (shape[0], *(n for pair in pairs for n in pair))
                 mask = jnp.broadcast_to(mask, whole)
                 return join(mask, layout, jnp.shape(p))
 
@@ -119,18 +121,23 @@ def _structure(
 
 
 def _of_weights(layout: Layout) -> tuple[int, ...]:
-    """The axes over which a unit is pooled."""
-    count = len(layout.groups)
-    return tuple(range(count, count + len(layout.tiles)))
+    """The axes of :func:`split` over which a unit is pooled."""
+    return tuple(range(2, 2 * len(layout.groups) - 1, 2))
+
+
+def _weights_last(layout: Layout) -> tuple[int, ...]:
+    """The axes of :func:`split`, those of units before those of weights."""
+    return 0, *range(1, 2 * len(layout.tiles), 2), *_of_weights(layout)
 
 
 def _l2(x: jax.Array, layout: Layout) -> jax.Array:
     # Squares of gradients' squares underflow, so that the largest is made 1; by
     # a power of two, which is exact.
     top = jnp.max(jnp.where(jnp.isfinite(x), jnp.abs(x), 0), initial=0)
-    exponent = jnp.frexp(top)[1]
-    squares = split(jnp.ldexp(x, -exponent), layout) ** 2
-    return jnp.ldexp(jnp.sqrt(squares.sum(_of_weights(layout))), exponent)
+    exponent = jnp.clip(jnp.frexp(top)[1], -120, 120)
+    scale = jnp.ldexp(jnp.ones((), x.dtype), -exponent)
+    squares = split(x * scale, layout) ** 2
+    return jnp.sqrt(squares.sum(_of_weights(layout))) / scale
 
 
 def _l1(x: jax.Array, layout: Layout) -> jax.Array:
@@ -486,11 +493,8 @@ def channel(
 
     def read(path: Any, shape: tuple[int, ...]) -> Layout:
         own, batch, rest = place_axes("channel", path, len(shape), axes)
-        units = [(i,) for i in own]
-        tiles = [shape[i] for i in rest]
-        return Layout(
-            (batch, *units, *((i,) for i in rest)),
-            (1,) * len(units) + tuple(max(tile, 1) for tile in tiles),
-        )
+        others = sorted((*own, *rest))  # as they lie: nothing is transposed
+        tiles = (1 if i in own else max(shape[i], 1) for i in others)
+        return Layout((batch, *((i,) for i in others)), tuple(tiles))
 
     return _structure(read, pooling, batch_axis=batch_axis)

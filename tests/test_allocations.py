@@ -25,8 +25,8 @@ def pools_of(shapes: list[tuple[int, ...]]) -> Pools:
     return Pools(np.ones_like(sizes), sizes, shapes, None)
 
 
-# JaxPruner's test of its Erdos-Renyi distribution; at .8 it prints .556, .70 and
-# .85, because it rounds zeros down in each leaf, .782 in all.
+# From the test of the distribution in JaxPruner; at .8 it prints .556, .70 and
+# .85: it rounds zeros down in each leaf, .782 in all.
 PUBLISHED = [
     (True, 1.0, 0.5, [0, 0.31, 0.655]),
     (False, 1.0, 0.5, [0.21, 0.47, 0.56]),
@@ -47,8 +47,6 @@ def test_published_erdos_renyi(
     assert sum(kept) == 74 - round(74 * sparsity)
     for count, shape, wanted in zip(kept, SHAPES, found, strict=True):
         assert abs(count - np.prod(shape) * (1 - wanted)) < 1
-    jitted = jax.jit(lambda s: rule.counts(pools_of(SHAPES), s))(sparsity)
-    assert [int(c[0]) for c in jitted] == kept
 
 
 def test_published_densities() -> None:
@@ -85,12 +83,12 @@ def exact(shapes: list[tuple[int, ...]], sparsity: float) -> list[int]:
     return counts
 
 
-@hypothesis.settings(deadline=None, max_examples=40)
+@hypothesis.settings(deadline=None, max_examples=20)
 @hypothesis.given(
     st.lists(
         st.lists(st.integers(1, 40), min_size=2, max_size=4).map(tuple),
-        min_size=1,
-        max_size=6,
+        min_size=4,
+        max_size=4,
     ),
     st.integers(1, 1023).map(lambda n: n / 1024),
 )
@@ -101,25 +99,27 @@ def test_largest_remainders(shapes: Any, sparsity: float) -> None:
     assert found.sum() == pools.sizes.sum() - round(
         sparsity * pools.sizes.sum()
     )
-    assert (0 <= found).all()
+    assert (found >= 0).all()
     assert (found <= pools.sizes).all()
     # Equal remainders may be equal only but for a rounding.
     assert abs(found - exact(shapes, sparsity)).max() <= 1
 
 
+LARGE = [(4096, 4096)] * 3 + [(30000, 60000), (64, 10), (3, 3, 64, 128)]
+TRACED = jax.jit(lambda s: erdos_renyi().counts(pools_of(LARGE), s))
+
+
 @pytest.mark.parametrize("sparsity", [0.0, 0.37, 0.9, 1.0, float("nan")])
 def test_traced_totals_of_billions(sparsity: float) -> None:
     """Quotas are float32 and some units off; their sum is not."""
-    shapes = [(4096, 4096)] * 3 + [(30000, 60000), (64, 10), (3, 3, 64, 128)]
-    pools = pools_of(shapes)
-    counts = jax.jit(lambda s: erdos_renyi().counts(pools, s))(sparsity)
+    pools, counts = pools_of(LARGE), TRACED(sparsity)
     found = np.array([int(c[0]) for c in counts])
     left = _counts.left_of(jnp.float32(sparsity), pools.sizes.sum())
     assert found.sum() == int(left.high) * 2**16 + int(left.low)
-    assert (0 <= found).all()
+    assert (found >= 0).all()
     assert (found <= pools.sizes).all()
     if sparsity in (0.37, 0.9):
-        wanted = exact(shapes, float(np.float32(sparsity)))
+        wanted = exact(LARGE, float(np.float32(sparsity)))
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1)
 
 
@@ -165,7 +165,14 @@ def test_lamp_keeps_the_order_of_a_layer() -> None:
     np.testing.assert_array_equal(order, other)
 
 
-@pytest.mark.parametrize("normalize", [None, "l2", "lamp"])
+@pytest.mark.parametrize(
+    "normalize",
+    [
+        pytest.param(None, marks=pytest.mark.slow),
+        pytest.param("l2", marks=pytest.mark.slow),
+        "lamp",
+    ],
+)
 def test_every_layer_keeps_its_share(normalize: str | None) -> None:
     rng = np.random.default_rng(1)
     params = {
@@ -209,8 +216,8 @@ def test_a_floor_under_masks_of_another_shape() -> None:
 
 ERRORS: list[tuple[str, Callable[[], Any]]] = [
     (
-        "`global_ranking(normalize=...)` must be None, 'l2' or 'lamp', got 'l3'",
-        lambda: global_ranking("l3"),
+        "`global_ranking(normalize=...)` must be None, 'l2' or 'lamp', got 'l'",
+        lambda: global_ranking("l"),
     ),
     (
         "`global_ranking(min_density=...)` must be a number in [0, 1], got 1.5",

@@ -27,6 +27,8 @@ FAMILIES = [
 LAYERS = [
     ("_typing", "_trees", "_checks", "_counts", "_layout", "_ranking"),
     ("masks",),
+    ("_cuts",),
+    ("_search",),
     ("selection", "_straight_through"),
     ("criteria", "structures", "allocations", "projections"),
     ("_find",),

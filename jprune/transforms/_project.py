@@ -43,7 +43,8 @@ def project(
         gets the selected leaves (``optax.MaskedNode`` elsewhere) in float32 at
         least.
       where: Which leaves, as in :func:`jprune.find_masks`; default: every
-        floating one, as in the formulas.
+        floating one, as in the formulas, biases too: a penalty is most often
+        meant for ``"kernel"`` alone.
       every: Updates between projections, at least 1.
 
     Returns:

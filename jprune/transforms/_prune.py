@@ -177,19 +177,23 @@ def _refresh(
     """The masks of this update: new ones if it is time and counts differ."""
     sparsity = traced if fixed is None else fixed
 
-    def keep() -> Masks:
-        return masks
-
-    def look() -> Masks:
-        counts = counts_of(method, params, sparsity)
+    # One after the other and not nested: two branches that hold every leaf are
+    # twice the work of compilation.
+    def look() -> tuple[jax.Array, jax.Array]:
         kept = kept_units(method, masks)
+        return is_due(counts_of(method, params, sparsity), kept), kept.counts
 
-        def choose_again() -> Masks:
-            return find(method, params, counts, state, grads, key, kept)
+    def wait() -> tuple[jax.Array, jax.Array]:
+        due, marked = jax.eval_shape(look)
+        return jnp.zeros(due.shape, bool), jnp.zeros(marked.shape, np.int32)
 
-        return lax.cond(is_due(method, counts, kept), choose_again, keep)
+    def choose_again() -> Masks:
+        counts = counts_of(method, params, sparsity)
+        kept = kept_units(method, masks)._replace(counts=marked)
+        return find(method, params, counts, state, grads, key, kept)
 
-    return lax.cond(count % every == 0, look, keep)
+    due, marked = lax.cond(count % every == 0, look, wait)
+    return lax.cond(due, choose_again, lambda: masks)
 
 
 def key_maker(key: Any) -> Any:
