@@ -94,13 +94,7 @@ GRADUAL = (  # dense at first
     "prune_by_movement",
     "prune_by_fisher",
 )
-QUICK = (
-    "keep_masks",
-    "prune_gradually",
-    "rewire_by_gradient",
-    "project",
-    "project_frobenius_ball",
-)
+QUICK = ("keep_masks", "prune_gradually", "project", "project_frobenius_ball")
 MASKED = ("keep", "prune", "rewire")
 
 every_transform = pytest.mark.parametrize(

@@ -203,7 +203,7 @@ INNER: dict[str, Any] = {
     "injected": lambda: optax.inject_hyperparams(optax.rmsprop)(0.1),
     "lbfgs": lambda: optax.lbfgs(0.1, memory_size=3, linesearch=None),
 }
-QUICK = ("adagrad", "partition", "noisy", "lbfgs")
+QUICK = ("adagrad", "lbfgs")
 
 
 def inner_params() -> Any:
