@@ -97,7 +97,7 @@ def thin(params: Params, state: Any) -> Params:
 def masked_forward(params: Params, sparsity: Any) -> Params:
     """Chosen anew in every step; the gradient passes straight through."""
     masks = jprune.find_masks(params, sparsity, allocation=ERK)
-    return jprune.straight_through(params, masks)
+    return jprune.straight_through(params, masks, decay=2e-4)  # SR-STE
 
 
 def adam(steps: int) -> optax.GradientTransformation:
