@@ -2,6 +2,7 @@
 
 from jprune import allocations as allocations
 from jprune import criteria as criteria
+from jprune import plot as plot
 from jprune import projections as projections
 from jprune import selection as selection
 from jprune import structures as structures
@@ -47,6 +48,7 @@ __all__ = [
     "get_masks",
     "keep_masks",
     "measure_sparsity",
+    "plot",
     "project",
     "project_frobenius_ball",
     "projections",

@@ -50,6 +50,7 @@ def search(
     dtype: Any,
     points: int,
     hint: tuple[jax.Array, jax.Array] | None = None,
+    enough: Any = 0,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     """Finds the cut under which each pool has ``lost`` candidates.
 
@@ -67,9 +68,11 @@ def search(
       dtype: Of keys, unsigned, as wide as the widest score.
       points: How many keys to ask for in one pass.
       hint: Between which keys to look first.
+      enough: How few units in a bracket end the search; 0 finds the exact cut.
 
     Returns:
-      The cut, ``[3, entries]``, and the keys of scores that bracket it.
+      The cut, ``[3, entries]``, and keys of scores around it, about ``enough``
+      units on each side.
     """
     real = np.float64 if np.dtype(dtype).itemsize == 8 else np.float32
     spots = np.arange(points, dtype=real)[:, None]
@@ -98,7 +101,13 @@ def search(
         return now, ties, keys, asked, turn
 
     def unfinished(state: Any) -> jax.Array:
-        return ~jnp.all(_counts.equal(pooled(state[0].under_low), lost))
+        now, ties, *_ = state
+        exact = _counts.equal(pooled(now.under_low), lost)
+        inside = _counts.to_float(pooled(now.under_high - now.under_low))
+        # Counts that contradict the scores must not keep it from ending: under
+        # `vmap` what a `lax.cond` does not choose is computed too.
+        left = ~ties.found | (now.high - now.low > 1)
+        return jnp.any(~exact & (inside > enough) & left)
 
     def narrow(state: Any) -> Any:
         (low, high, under_low, under_high), ties, keys, asked, turn = state
@@ -146,10 +155,33 @@ def search(
         keys = across(*hint, 0, 1 / (points - 1)).at[-1].set(hint[1])
     begin = ready(start, none, keys, 0)
     now, ties, _, asked, _ = lax.while_loop(unfinished, narrow, begin)
-    low = jnp.where(ties.found, ties.low, now.low)
-    high = jnp.where(ties.found, ties.high, now.high)
     cut = jnp.concatenate([asked[:1], asked[-2:]])
-    return cut, (low, high)
+    ends = (
+        jnp.where(ties.found, ties.low, now.low),
+        jnp.where(ties.found, ties.high, now.high),
+    )
+    inside = _counts.to_float(pooled(now.under_high - now.under_low))
+    beyond = _counts.to_float(_counts.subtract(lost, pooled(now.under_low)))
+    return cut, _around(*ends, beyond, inside, enough)
+
+
+def _around(
+    low: jax.Array, high: jax.Array, beyond: Any, inside: Any, margin: Any
+) -> tuple[jax.Array, jax.Array]:
+    """Keys ``margin`` units to each side of one ``beyond`` the low end.
+
+    As if the units in the bracket, and those next to it, were evenly spread.
+    """
+    sign, infinity = _landmarks(low.dtype)
+    least, most = sign - infinity - 1, sign + infinity + 1
+    width = (high - low).astype(np.float32) / jnp.maximum(inside, 1)
+    move = [
+        jnp.clip(x * width, 0, 2.0**30).astype(low.dtype)
+        for x in (margin - beyond, margin + beyond)
+    ]
+    return low - jnp.minimum(move[0], low - least), low + jnp.minimum(
+        move[1], most - low
+    )
 
 
 def _divide(

@@ -232,7 +232,7 @@ def _find_cut(
 
         def count(cuts: jax.Array, ties: jax.Array) -> jax.Array:
             # Comparing scores alone is faster, but twice as much to compile.
-            if some is not leaves or len(leaves) > 16:
+            if len(leaves) > 16:
                 return all_under(cuts)
             return lax.cond(ties, all_under, at_most, cuts)
 
@@ -252,16 +252,8 @@ def _find_cut(
     middle = seen * part / jnp.maximum(whole, 1)
     rest = jnp.maximum(seen - middle, 0) / jnp.maximum(seen, 1)
     margin = 1 + 3 * jnp.sqrt(middle * rest)
-    low, high = (
-        find(
-            some,
-            _counts.count_of(jnp.clip(place, 0, seen).astype(np.int32)),
-            here,
-            points=7,
-        )[1]
-        for place in (middle - margin, middle + margin)
-    )
-    hint = low[0], high[1]
+    rank = _counts.count_of(middle.astype(np.int32))
+    hint = find(some, rank, here, points=7, enough=margin)[1]
     return find(leaves, lost, available, points=points, hint=hint)[0]
 
 

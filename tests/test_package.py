@@ -18,6 +18,7 @@ FAMILIES = [
     "jprune.allocations",
     "jprune.criteria",
     "jprune.models",
+    "jprune.plot",
     "jprune.projections",
     "jprune.selection",
     "jprune.structures",
@@ -33,7 +34,7 @@ LAYERS = [
     ("criteria", "structures", "allocations", "projections"),
     ("_find",),
     ("transforms",),
-    ("models",),
+    ("models", "plot"),
 ]
 
 

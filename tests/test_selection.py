@@ -177,6 +177,14 @@ def test_rows_are_counted_first_on_one_device(monkeypatch, count):
         np.testing.assert_array_equal(joined(found), expected([x], k))
 
 
+def test_ends_with_counts_that_contradict():
+    x = jnp.arange(10.0)[None]  # as under `vmap`, where all branches are run
+    kept = [jnp.ones_like(x, dtype=bool)]
+    five, none = jnp.array([5]), jnp.array([0])
+    (found,) = selection.select([x], five, kept, none)
+    assert found.shape == x.shape
+
+
 @pytest.mark.parametrize("with_kept", [False, True])
 def test_leaves_large_enough_to_be_sampled_each(with_kept):
     rng = np.random.default_rng(7)
