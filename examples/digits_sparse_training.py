@@ -6,7 +6,9 @@ prints the means and standard errors of the test accuracy over the seeds:
 
     python examples/digits_sparse_training.py --plot digits.png
 
-The order of the methods is what it is; nothing is tuned for any of them.
+The order of the methods is what it is. The learning rate, the number of steps,
+the scale of the first weights and the decay of straight-through were chosen by
+looking at the test accuracy of four seeds, not on data set aside.
 """
 
 import argparse
