@@ -3,7 +3,7 @@
     python examples/sharded.py
 
 Eight CPU devices stand for a pod: a mesh of 2 x 4, the batch divided in two,
-the kernels by their outputs in four. Nothing in the training is written for
+the layers by their outputs in four. Nothing in the training is written for
 it. Masks have the sharding of the weights, each device counts what it holds,
 and no weight leaves its device to be ranked.
 """
@@ -25,8 +25,10 @@ data = digits()
 model = MLP((64, 64, 8 * 2))  # ten classes; the rest makes 16 divisible
 mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
 by_rows = NamedSharding(mesh, PartitionSpec("data"))
-by_outputs = NamedSharding(mesh, PartitionSpec(None, "model"))
-whole = NamedSharding(mesh, PartitionSpec())
+by_outputs = {
+    1: NamedSharding(mesh, PartitionSpec("model")),  # biases
+    2: NamedSharding(mesh, PartitionSpec(None, "model")),  # kernels
+}
 ramp = optax.polynomial_schedule(
     0.0, args.sparsity, 3, args.steps // 2, args.steps // 4
 )
@@ -55,9 +57,7 @@ def train(params, name, place=lambda batch: batch):
 
 
 fresh = model.init(jax.random.key(0), data.x)
-divided = jax.tree.map(
-    lambda p: jax.device_put(p, by_outputs if p.ndim == 2 else whole), fresh
-)
+divided = jax.tree.map(lambda p: jax.device_put(p, by_outputs[p.ndim]), fresh)
 one, one_masks = train(fresh, "on one device")
 with jax.set_mesh(mesh):  # so that step counts are made on the mesh as well
     eight, eight_masks = train(
