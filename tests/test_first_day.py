@@ -56,7 +56,7 @@ def test_quickstart(run: Run) -> None:
     assert zeros(names["params"]) == [3686, 3686, 576]
     assert " 90.0%  7,948" in printed
     code = (ROOT / "examples" / "quickstart.py").read_text().split('"""')[2]
-    assert sum(bool(line.strip()) for line in code.splitlines()) <= 35
+    assert sum(bool(line.strip()) for line in code.splitlines()) <= 30
 
 
 def test_flax_nnx(run: Run) -> None:
