@@ -54,7 +54,8 @@ def train_step(train, x, y):
 
 def run(name, folder=None, kill=None):
     """Goes on from the last checkpoint in ``folder``, if there is one."""
-    train, first = init(), 0
+    # on a device by name, as what is restored will be: compiled once for both
+    train, first = jax.device_put(init(), jax.devices()[0]), 0
     manager = ocp.CheckpointManager(folder) if folder else None
     if manager and manager.latest_step():
         first = manager.latest_step()
