@@ -123,39 +123,35 @@ def pools_of(trace: Trace) -> list[Pool]:
     kind = np.zeros(trace.count, np.uint64)
     layer = np.full(trace.count, -1)
     inside = []
-    for (i, k), key in zip(slots, keys, strict=True):
+    for (i, k), salt in zip(slots, keys, strict=True):
         units = trace.units[i][k]
         here = np.unique(units[units >= 0])
         inside.append(here)
-        kind[here] += key
+        kind[here] += salt
         if units.ndim == 3:
             for number, one in enumerate(units):
                 these = np.unique(one[one >= 0])
                 new = np.where(layer[these] == -1, number, -2)
                 layer[these] = np.where(layer[these] == number, number, new)
-    shared = layer < 0
-    pools = []
-    for key in dict.fromkeys(kind.tolist()):
-        for private in (False, True):
-            units = np.flatnonzero((kind == key) & (shared != private))
-            if not units.size:
-                continue
-            axes = tuple(
-                (trace.leaves[i].path, k)
-                for (i, k), here in zip(slots, inside, strict=True)
-                if here.size and np.isin(units[0], here)
-            )
-            name = f"{axes[0][0]}[{axes[0][1]}]"
-            rows = [units]
-            if private:
-                rows = [
-                    units[layer[units] == n] for n in np.unique(layer[units])
-                ]
-            if len({len(row) for row in rows}) == 1:
-                pools.append(Pool(name, np.stack(rows), axes))
-            else:
-                pools += [Pool(name, row[None], axes) for row in rows]
-    return pools
+    # Heads and their width are parts of the same axes, and made one by one.
+    made = trace.ids.batch(trace.roots)
+    pools: dict[Any, list[Array]] = {}
+    for key in sorted(set(zip(layer.tolist(), kind.tolist(), strict=True))):
+        here = np.flatnonzero((layer == key[0]) & (kind == key[1]))
+        private = key[0] >= 0
+        for order, batch in enumerate(np.unique(made[here])):
+            units = here[made[here] == batch]
+            name = (private, key[1], order, len(units) if private else key[0])
+            pools.setdefault(name, []).append(units)
+    found = []
+    for rows in pools.values():
+        axes = tuple(
+            (trace.leaves[i].path, k)
+            for (i, k), here in zip(slots, inside, strict=True)
+            if np.isin(rows[0][0], here)
+        )
+        found.append(Pool(f"{axes[0][0]}[{axes[0][1]}]", np.stack(rows), axes))
+    return sorted(found, key=lambda pool: int(pool.units[0, 0]))
 
 
 def _frozen(trace: Trace) -> list[Frozen]:

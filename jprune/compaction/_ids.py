@@ -20,10 +20,12 @@ class Ids:
         self._why = np.full(1, -1)  # index of the reason that froze an id
         self._reasons: dict[str, int] = {}
         self._size = 1
+        self._starts: list[int] = []
 
     def new(self, n: int, why: str | None = None) -> Array:
         """``n`` positions that nothing is known about, ``[n, 1]``."""
         start, self._size = self._size, self._size + n
+        self._starts.append(start)
         if self._size > len(self._parent):
             room = np.arange(len(self._parent), 2 * self._size)
             self._parent = np.concatenate([self._parent, room])
@@ -34,6 +36,10 @@ class Ids:
         if why is not None:
             self.freeze(ids, why)
         return ids
+
+    def batch(self, ids: Array) -> Array:
+        """Which call of :meth:`new` made each."""
+        return np.searchsorted(self._starts, ids, "right")
 
     def find(self, ids: Array) -> Array:
         """The id that stands for each."""
