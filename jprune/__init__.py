@@ -1,12 +1,16 @@
 """Pruning as optax transforms, and models that are smaller and faster for it."""
 
 from jprune import allocations as allocations
+from jprune import compaction as compaction
 from jprune import criteria as criteria
 from jprune import projections as projections
 from jprune import selection as selection
 from jprune import structures as structures
 from jprune import transforms as transforms
 from jprune._find import find_masks as find_masks
+from jprune.compaction import compact as compact
+from jprune.compaction import trace_units as trace_units
+from jprune.compaction import units as units
 from jprune.masks import LeafSummary as LeafSummary
 from jprune.masks import Summary as Summary
 from jprune.masks import apply_masks as apply_masks
@@ -31,6 +35,8 @@ __all__ = [
     "Summary",
     "allocations",
     "apply_masks",
+    "compact",
+    "compaction",
     "criteria",
     "find_masks",
     "get_masks",
@@ -43,5 +49,7 @@ __all__ = [
     "selection",
     "structures",
     "summarize",
+    "trace_units",
     "transforms",
+    "units",
 ]

@@ -47,6 +47,12 @@ class Method(NamedTuple):
         check_member(self.call, "structure", self.structure, Structure)
         check_member(self.call, "allocation", self.allocation, Allocation)
 
+    def choose(self, where: Where, params: Tree) -> Tree:
+        """``params`` with holes in place of what is not pruned."""
+        if self.structure.where is not None:
+            where = self.structure.where
+        return choose(self.call, where, params, prunable)
+
 
 def find_masks(
     params: Tree,
@@ -107,7 +113,7 @@ def find_masks(
         )
     sparsity = check_sparsity("find_masks", sparsity)
     check_where("find_masks", where)
-    chosen = choose("find_masks", where, params, prunable)
+    chosen = method.choose(where, params)
     if masks is not None:
         masks = full_masks("`find_masks(masks=...)`", chosen, masks)
         masks = _everywhere(chosen, masks)
@@ -153,8 +159,36 @@ def find(
     units, structure = _units(method, params, state, grads, key)
     if not units:
         return params
-    chosen = jax.tree.unflatten(structure, select(units, counts, kept))
-    return method.structure.to_masks(chosen, params)
+    chosen = select(units, counts, kept)
+    multiple = method.structure.round_to
+    if multiple and method.allocation.joint:
+        rounded = _rounded_up(units, chosen, multiple)
+        if kept is not None:  # what was pruned comes last
+            units = [
+                jnp.where(k, x, -jnp.inf)
+                for x, k in zip(units, kept, strict=True)
+            ]
+        chosen = select(units, rounded, chosen)
+    masks = jax.tree.unflatten(structure, chosen)
+    return method.structure.to_masks(masks, params)
+
+
+def _rounded_up(
+    units: list[jax.Array], chosen: list[jax.Array], multiple: int
+) -> list[_counts.Count]:
+    """Counts of each pool, as :class:`Structure` wants them."""
+    return [
+        _multiple(x, count_kept([c], joint=False), multiple)
+        for x, c in zip(units, chosen, strict=True)
+    ]
+
+
+def _multiple(x: Any, count: _counts.Count, multiple: int) -> _counts.Count:
+    """The next positive multiple, or all the units of a pool."""
+    wanted = jnp.maximum(_counts.to_int32(count), 1)
+    wanted = -(-wanted // multiple) * multiple
+    size = np.prod(x.shape[1:], dtype=np.int32)
+    return _counts.count_of(jnp.minimum(wanted, size))
 
 
 def is_due(counts: Counts, kept: list[jax.Array]) -> jax.Array:
@@ -216,6 +250,8 @@ def counts_of(method: Method, params: Tree, sparsity: Any) -> Counts:
 
     def per_pool(x: Any, count: Any) -> _counts.Count:
         counted = _counts.count_of(count)
+        if method.structure.round_to:
+            counted = _multiple(x, counted, method.structure.round_to)
         return jax.tree.map(lambda c: jnp.broadcast_to(c, x.shape[:1]), counted)
 
     return jax.tree.leaves(

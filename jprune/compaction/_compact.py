@@ -15,6 +15,7 @@ from jprune.compaction import _small_rules as _small_rules
 from jprune.compaction._dead import find_dead
 from jprune.compaction._graph import traced
 from jprune.compaction._known import Array
+from jprune.compaction._paths import ends, names_of
 from jprune.compaction._plan import LeafPlan, Plan, cut, kept_of
 from jprune.compaction._rewrite import Rewrite, Small, Unsupported, dense, tidy
 from jprune.compaction._trace import Trace
@@ -140,7 +141,7 @@ def compact(
     )
     cut_params = plan.apply(params)
     if masks is not None:
-        cut_params = apply_masks(cut_params, plan.apply(masks))
+        cut_params = apply_masks(cut_params, plan.take(masks))
     return Compact(
         _replaced(cut_params, plan, biases), plan, fn, params, masks
     )
@@ -227,27 +228,21 @@ def _fitted(params: Tree, masks: Masks) -> Masks:
     """Masks that mirror ``params``, from masks of a part of it."""
     call = "`compact(masks=...)`"
     leaves = leaves_with_path(params)
-    names = [tuple(path_name(path).split("/")) for path, _ in leaves]
+    paths = ends(path_name(path) for path, _ in leaves)
     found: list[Any] = [None] * len(leaves)
     for path, mask in leaves_with_path(masks):
         if is_hole(mask):
             continue
-        name = tuple(path_name(path).split("/"))
-        if name == ("(root)",):
-            name = ()
-        here = [i for i, n in enumerate(names) if n == (name or ("(root)",))]
-        here = here or [
-            i for i, n in enumerate(names) if n[len(n) - len(name) :] == name
-        ]
-        if len(here) != 1:
+        i = paths.get(names_of(path))
+        if i is None:
             raise ValueError(
-                f"{call}: the mask {path_name(path)!r} fits {len(here)} "
-                "parameters."
+                f"{call}: the mask {path_name(path)!r} fits no parameter, or "
+                "several."
             )
-        shape = np.shape(leaves[here[0]][1])
+        shape = np.shape(leaves[i][1])
         if np.shape(mask) != shape:
             mask = _broadcast(call, path_name(path), mask, shape)
-        found[here[0]] = mask
+        found[i] = mask
     return rebuild(params, found)
 
 

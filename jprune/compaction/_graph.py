@@ -86,21 +86,19 @@ def traced(fn: Any, params: Tree, args: tuple[Any, ...]) -> Trace:
     trace = Trace(fn, params, args)
     trace.walk([None] * len(trace.leaves))
     trace.number()
+    pools = pools_of(trace)
+    for pool in pools:
+        if pool.units.shape[1] == 1:
+            trace.freeze(pool.units.ravel(), "the only unit")
     for half in (0, 1):  # while some are gone, others must be there
         dead = np.zeros(trace.count, bool)
-        for pool in pools_of(trace):
-            if pool.units.shape[1] == 1:
-                roots = trace.roots[pool.units.ravel(), None]
-                trace.ids.freeze(roots, "the only unit")
+        for pool in pools:
             dead[pool.units[:, half::2]] = pool.units.shape[1] > 1
-        walk = trace.walk(trace.zeroed(dead))
-        for site in walk.sums():
+        for site in trace.walk(trace.zeroed(dead)).sums():
             units = trace.touched(site, site.adds)
-            units = units[dead[units]]
-            if units.size:
-                why = f"{site.why}: what is removed would add to a sum"
-                trace.ids.freeze(trace.roots[units, None], why)
-        trace.number()
+            why = f"{site.why}: what is removed would add to a sum"
+            trace.freeze(units[dead[units]], why)
+    trace.number()
     return trace
 
 

@@ -11,6 +11,7 @@ from jax.tree_util import KeyPath
 from jprune._trees import is_hole, leaves_with_path, path_name, rebuild
 from jprune._typing import Tree
 from jprune.compaction._known import Array
+from jprune.compaction._paths import ends, partner
 
 Kept = tuple[tuple[int, ...], ...] | None
 """Positions kept of one axis: one row, or one for each layer; None: all."""
@@ -99,20 +100,17 @@ class Plan(NamedTuple):
         Raises:
           ValueError: A leaf is called like a parameter and has another shape.
         """
-        paths = {tuple(leaf.path.split("/")): leaf for leaf in self.leaves}
-        paths |= {
-            path[n:]: leaf
-            for path, leaf in list(paths.items())
-            for n in range(1, len(path))
-            if path[:n] in (("params",), ("batch_stats",))
-        }
+        paths = ends(leaf.path for leaf in self.leaves)
         return rebuild(
             tree,
             [
-                _taken(path, x, paths)
+                _taken(path, x, self._leaf(partner(path, paths)))
                 for path, x in leaves_with_path(tree)
             ],
         )
+
+    def _leaf(self, i: int | None) -> LeafPlan | None:
+        return None if i is None else self.leaves[i]
 
     def masks(self, leaf: int) -> tuple[Array | None, ...]:
         """For each axis of a parameter ``[layers or 1, n]``, what is kept."""
@@ -136,22 +134,16 @@ def _leaf_of(data: Any) -> LeafPlan:
     return LeafPlan(str(data["path"]), tuple(map(int, data["shape"])), kept)
 
 
-def _taken(path: KeyPath, x: Any, paths: dict[Any, LeafPlan]) -> Any:
+def _taken(path: KeyPath, x: Any, leaf: LeafPlan | None) -> Any:
     """A leaf of a tree, cut if a parameter is called like it."""
-    if is_hole(x) or np.size(x) <= 1:
+    if leaf is None or is_hole(x) or np.size(x) <= 1:
         return x
-    names = tuple(path_name(path).split("/"))
-    for n in range(len(names) + 1):
-        leaf = paths.get(names[n:] or ("(root)",))
-        if leaf is None:
-            continue
-        if np.shape(x) != leaf.shape:
-            raise ValueError(
-                f"`take(tree)`: {path_name(path)!r} has shape {np.shape(x)}, "
-                f"the parameter {leaf.path!r} {leaf.shape}."
-            )
-        return cut(x, leaf.kept)
-    return x
+    if np.shape(x) != leaf.shape:
+        raise ValueError(
+            f"`take(tree)`: {path_name(path)!r} has shape {np.shape(x)}, "
+            f"the parameter {leaf.path!r} {leaf.shape}."
+        )
+    return cut(x, leaf.kept)
 
 
 def cut(x: Any, kept: tuple[Kept, ...]) -> Any:

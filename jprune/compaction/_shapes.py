@@ -128,10 +128,9 @@ def concatenate(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
     """Positions one after the other; the other axes are aligned."""
     axis, shape = eqn.params["dimension"], eqn.outvars[0].aval.shape
     ids: list[Array | None] = [
-        walk.join("concatenate", *(v.ids[k] for v in ins))
+        None if k == axis else walk.join("concatenate", *(v.ids[k] for v in ins))
         for k in range(len(shape))
     ]
-    ids[axis] = None
     if any(v.ids[axis] is not None for v in ins):
         ids[axis] = _chain([_or_new(walk, v, axis) for v in ins])
     known = [v.known.spread([axis], v.shape) for v in ins]

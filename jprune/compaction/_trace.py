@@ -66,19 +66,27 @@ class Trace:
         )
         self.ids = Ids()
         stacked = _stacked(self.jaxpr, len(self.leaves))
+        read = {
+            v
+            for eqn in self.jaxpr.jaxpr.eqns
+            for v in eqn.invars
+            if not isinstance(v, core.Literal)
+        }
+        used = [v in read for v in self.jaxpr.jaxpr.invars]
         self.axes = [
-            self._new(leaf, i in stacked) for i, leaf in enumerate(self.leaves)
+            self._new(leaf, i in stacked, used[i])
+            for i, leaf in enumerate(self.leaves)
         ]
         self._args = [
             self._argument(i, var.aval)
-            for i, var in enumerate(self._variables()[len(self.leaves) :])
+            for i, var in enumerate(
+                self.jaxpr.jaxpr.invars[len(self.leaves) :]
+            )
         ]
 
-    def _variables(self) -> list[Any]:
-        return list(self.jaxpr.jaxpr.invars)
-
-    def _new(self, leaf: Leaf, stacked: bool) -> list[Array]:
+    def _new(self, leaf: Leaf, stacked: bool, read: bool) -> list[Array]:
         why = None if leaf.floating else "not floating"
+        why = why if read else "not used"
         axes = [self.ids.new(n, why) for n in leaf.shape]
         if stacked:
             layers = leaf.shape[0]
@@ -134,6 +142,11 @@ class Trace:
             return np.full(roots.shape, -1)
         at = np.searchsorted(self.roots, roots).clip(max=self.count - 1)
         return np.where(self.roots[at] == roots, at, -1)
+
+    def freeze(self, units: Array, why: str) -> None:
+        """These units stay, from the next numbering on."""
+        if units.size:
+            self.ids.freeze(self.roots[units, None], why)
 
     def touched(self, site: Site, which: Array) -> Array:
         """The units of some positions of a sum."""
