@@ -23,7 +23,9 @@ class Structure(NamedTuple):
     to_units: Callable[[Tree], Tree]  # scores of weights -> scores of units
     to_masks: Callable[[Masks, Tree], Masks]  # masks of units, params -> masks
     where: Where = None  # the leaves it needs, whatever the caller selects
-    round_to: int = 0  # pools keep a positive multiple of it, or all; 0: any number
+    round_to: int = (
+        0  # pools keep a positive multiple of it, or all; 0: any number
+    )
 
 
 def _batch_axes(

@@ -130,9 +130,9 @@ def compact(
     >>> print(small.certify(jnp.ones((1, 4))))
     largest error 0 of outputs up to 10, 4 inputs
     """
-    masks = None if masks is None else _fitted(params, masks)
+    masks = None if masks is None else fitted(params, masks)
     trace = traced(fn, params, args)
-    dead, biases = find_dead(trace, _host(params, masks))
+    dead, biases = find_dead(trace, host(params, masks))
     plan = Plan(
         tuple(
             LeafPlan(leaf.path, leaf.shape, kept_of(trace.gone(i, dead)))
@@ -142,9 +142,7 @@ def compact(
     cut_params = plan.apply(params)
     if masks is not None:
         cut_params = apply_masks(cut_params, plan.take(masks))
-    return Compact(
-        _replaced(cut_params, plan, biases), plan, fn, params, masks
-    )
+    return Compact(_replaced(cut_params, plan, biases), plan, fn, params, masks)
 
 
 def smaller(fn: Any, shapes: Tree, plan: Plan) -> Any:
@@ -156,7 +154,9 @@ def smaller(fn: Any, shapes: Tree, plan: Plan) -> Any:
         arrays = [x for _, x in leaves_with_path(params) if not is_hole(x)]
         inputs = [
             Small(x, leaf.shape, tuple(map(tidy, plan.masks(i))))
-            for i, (x, leaf) in enumerate(zip(arrays, trace.leaves, strict=True))
+            for i, (x, leaf) in enumerate(
+                zip(arrays, trace.leaves, strict=True)
+            )
         ]
         inputs += [dense(jnp.asarray(x)) for x in jax.tree.leaves(args)]
         outs = Rewrite().closed(trace.jaxpr, inputs)
@@ -202,11 +202,13 @@ def _pairs(trace: Trace, gone: list[list[Array | None]]) -> Any:
         for units, here in zip(axes, places, strict=True):
             if here is not None:
                 shape = units.shape[:-1]
-                here = np.broadcast_to(here if units.ndim == 3 else here[0], shape)
+                here = np.broadcast_to(
+                    here if units.ndim == 3 else here[0], shape
+                )
             yield units, here
 
 
-def _host(params: Tree, masks: Masks | None) -> list[Array]:
+def host(params: Tree, masks: Masks | None) -> list[Array]:
     """The masked parameters as NumPy arrays; keys and the like as zeros."""
     found = []
     mask_of = {} if masks is None else dict(leaves_with_path(masks))
@@ -224,7 +226,7 @@ def _host(params: Tree, masks: Masks | None) -> list[Array]:
     return found
 
 
-def _fitted(params: Tree, masks: Masks) -> Masks:
+def fitted(params: Tree, masks: Masks) -> Masks:
     """Masks that mirror ``params``, from masks of a part of it."""
     call = "`compact(masks=...)`"
     leaves = leaves_with_path(params)
@@ -294,5 +296,3 @@ def _random_like(args: Any, seed: int) -> Any:
         return x
 
     return jax.tree.map(leaf, args)
-
-

@@ -79,6 +79,12 @@ def dot_general(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
     left = _matrix(left, batch_a, free_a, over_a)
     right = _matrix(right, batch_b, over_b, free_b)
     known = _known.matmul(left, right, ~right.zero, aval.dtype)
+    all_of = int(np.prod([a.shape[i] for i in over_a], dtype=np.int64))
+    all_of *= int(np.prod(aval.shape, dtype=np.int64))
+    counted = (~left.zero).sum(1) * (~right.zero).sum(2)
+    seen = left.flags.shape[1] * right.flags.size
+    times = all_of // seen if seen else 0  # entries that stand for several
+    walk.products += all_of, int(counted.sum()) * times
 
     def terms(gone: Array) -> Array:
         found = left.value[..., gone] @ right.value[:, gone]
@@ -87,10 +93,12 @@ def dot_general(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
     site = None
     if any(x is not None for x in over):
         site = walk.sum(
-            merge([
-                np.zeros((a.shape[i], 1), int) if x is None else x
-                for i, x in zip(over_a, over, strict=True)
-            ]),
+            merge(
+                [
+                    np.zeros((a.shape[i], 1), int) if x is None else x
+                    for i, x in zip(over_a, over, strict=True)
+                ]
+            ),
             ((~left.zero).any(1) & (~right.zero).any(2)).any(0),
             "dot_general",
             fixed=left.flags.all((0, 1)) & right.flags.all((0, 2)),
@@ -150,15 +158,20 @@ def conv(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
     line = line.map(lambda a: a.reshape(groups, 1, each))
     weights = kernel.known.spread(range(len(kernel.shape)), kernel.shape)
     weights = weights.map(
-        lambda a: a.transpose(*rhs[2:], rhs[1], rhs[0])
-        .reshape(-1, each, groups, features // groups)
-        .transpose(0, 2, 1, 3)
+        lambda a: (
+            a.transpose(*rhs[2:], rhs[1], rhs[0])
+            .reshape(-1, each, groups, features // groups)
+            .transpose(0, 2, 1, 3)
+        )
     )
     nonzero = (~weights.zero).any(0)  # [groups, each, features of one]
     window = Known(weights.flags.all(0), weights.value.sum(0))
     known = _known.matmul(line, window, nonzero, aval.dtype)
     sizes = [1] * len(aval.shape)
     sizes[out[1]] = features
+    times = int(np.prod(aval.shape, dtype=np.int64)) // max(features, 1)
+    counted = (~weights.zero).sum((0, 3)) * ~line.zero[:, 0]
+    walk.products += times * weights.zero.size, times * int(counted.sum())
 
     def terms(gone: Array) -> Array:
         found = line.value[..., gone] @ window.value[:, gone]

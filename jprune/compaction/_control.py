@@ -32,7 +32,12 @@ def cond(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
     walk.consume(ins)
     walk.freeze("cond: the index", *ins[0].ids)
     plain = [_plain(value) for value in ins[1:]]
-    runs = [walk.closed(branch, plain) for branch in eqn.params["branches"]]
+    runs, most, before = [], np.zeros(2, np.int64), walk.products.copy()
+    for branch in eqn.params["branches"]:
+        runs.append(walk.closed(branch, plain))
+        most = np.maximum(most, walk.products - before)
+        walk.products[:] = before
+    walk.products += most
     outs = []
     for several in zip(*runs, strict=True):
         walk.consume(list(several))
@@ -85,22 +90,22 @@ def scan(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
     layers = range(length)
     for layer in reversed(layers) if p["reverse"] else layers:
         entries = [_layer(x, layer, alike) for x in stacks]
+        start = walk.products.copy()
         outs = walk.closed(body, fixed + carry + entries)
         walk.consume(outs)
         kept.append(outs[p["num_carry"] :])
         after = outs[: p["num_carry"]]
         _same(walk, "scan", carry, after)
-        known = [v.known for v in after]
-        if alike:  # go round until nothing changes: it holds for all layers
-            known = [
-                _meet(v.known, k) for v, k in zip(carry, known, strict=True)
-            ]
+        now = [v.known for v in after]
         before = [v.known for v in carry]
-        carry = [
-            replace(v, known=k) for v, k in zip(carry, known, strict=True)
-        ]
-        if alike and all(map(_equal, before, known)):
+        if alike:  # go round until nothing changes: it holds for all layers
+            now = list(map(_meet, before, now))
+        carry = [replace(v, known=k) for v, k in zip(carry, now, strict=True)]
+        if alike and all(map(_equal, before, now)):
+            walk.products += (walk.products - start) * (length - 1)
             break
+        if alike:
+            walk.products[:] = start
     outs = list(carry)
     for several in zip(*kept, strict=True):
         ids = [
@@ -138,9 +143,7 @@ def _layer(x: Value, layer: int, alike: bool) -> Value:
         known = Known(same, np.where(same, first.value, first.value * 0))
     else:
         known = known.map(lambda a: a[at])
-    ids = tuple(
-        s if s is None or s.ndim == 2 else s[layer] for s in x.ids[1:]
-    )
+    ids = tuple(s if s is None or s.ndim == 2 else s[layer] for s in x.ids[1:])
     leaf = None
     if x.leaf is not None:
         leaf = (x.leaf[0], (*x.leaf[1], layer))
@@ -162,9 +165,7 @@ def _carried(walk: Walk, why: str, value: Value) -> Value:
     return replace(value, ids=tuple(ids))
 
 
-def _same(
-    walk: Walk, why: str, carry: list[Value], after: list[Value]
-) -> None:
+def _same(walk: Walk, why: str, carry: list[Value], after: list[Value]) -> None:
     """What leaves a loop has the axes of what enters it."""
     for before, out in zip(carry, after, strict=True):
         for pair in zip(before.ids, out.ids, strict=True):
@@ -183,5 +184,4 @@ def _meet(a: Known, b: Known) -> Known:
 
 
 def _equal(a: Known, b: Known) -> bool:
-    flags = np.broadcast_arrays(a.flags, b.flags)
-    return np.array_equal(*flags)
+    return bool((a.flags == b.flags).all())

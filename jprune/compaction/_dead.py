@@ -21,14 +21,15 @@ def find_dead(
     Returns:
       ``[units]`` bool, and the leaves that took constants in, by number.
     """
-    arrays, folded = list(arrays), set()
+    arrays = list(arrays)
+    folded: set[int] = set()
     dead = np.zeros(trace.count, bool)
     while True:
         walk = trace.walk([_known.constant(x) for x in arrays])
         alive = np.zeros(trace.count, bool)
         for site in walk.sums():
             fold = _can_fold(site, walk, arrays)
-            adds = site.adds & ~site.fixed if fold else site.adds
+            adds = site.adds & ~np.asarray(site.fixed) if fold else site.adds
             alive[trace.touched(site, adds)] = True
         more = _even(trace, ~alive | dead)
         if np.array_equal(more, dead):
@@ -39,7 +40,10 @@ def find_dead(
                 folded |= _fold(trace, site, new, arrays)
         for i, leaf in enumerate(trace.leaves):
             gone = spread(trace.gone(i, new), len(leaf.shape))
-            if gone.any() and (arrays[i] != 0)[np.broadcast_to(gone, leaf.shape)].any():
+            if (
+                gone.any()
+                and (arrays[i] != 0)[np.broadcast_to(gone, leaf.shape)].any()
+            ):
                 arrays[i] = np.where(gone, np.zeros_like(arrays[i]), arrays[i])
 
 
@@ -91,7 +95,9 @@ def _even(trace: Trace, dead: Array) -> Array:
     while True:  # stacks of several kinds of units
         before = dead.copy()
         for i in range(len(trace.leaves)):
-            for units, gone in zip(trace.units[i], trace.gone(i, dead), strict=True):
+            for units, gone in zip(
+                trace.units[i], trace.gone(i, dead), strict=True
+            ):
                 if units.ndim == 3 and len(set(gone.sum(1).tolist())) > 1:
                     dead[units[units >= 0]] = False
         if np.array_equal(before, dead):

@@ -115,7 +115,9 @@ def graph_of(trace: Trace) -> Graph:
 def pools_of(trace: Trace) -> list[Pool]:
     """Units sorted by the axes that they are parts of, and by layer."""
     slots = [
-        (i, k) for i, leaf in enumerate(trace.leaves) for k in range(len(leaf.shape))
+        (i, k)
+        for i, leaf in enumerate(trace.leaves)
+        for k in range(len(leaf.shape))
     ]
     keys = np.random.default_rng(0).integers(1, 2**63, len(slots), np.uint64)
     kind = np.zeros(trace.count, np.uint64)

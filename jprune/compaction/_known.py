@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import numpy as np
 
-Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+Array: TypeAlias = Any  # of NumPy; its stubs take reductions for scalars
 
 
 class Known(NamedTuple):
@@ -85,9 +85,30 @@ def elementwise(
         np.broadcast_to(k.value, shape) if k.value.ndim else k.value
         for k in known
     ]
-    with jax.ensure_compile_time_eval():
-        value = np.asarray(primitive.bind(*map(jax.numpy.asarray, inputs), **params))
+    value = _computed(primitive, params, inputs)
     return Known(flags, np.where(flags & ~zero, value, np.zeros_like(value)))
+
+
+# What is the same in NumPy is computed there: dispatch takes ten times as long.
+_NUMPY = {
+    "add": np.add,
+    "add_any": np.add,
+    "max": np.maximum,
+    "min": np.minimum,
+    "mul": np.multiply,
+    "neg": np.negative,
+    "sub": np.subtract,
+}
+
+
+def _computed(primitive: Any, params: Any, inputs: list[Array]) -> Array:
+    fn = _NUMPY.get(primitive.name)
+    if fn is not None and len({x.dtype for x in inputs}) == 1:
+        with np.errstate(all="ignore"):
+            return np.asarray(fn(*inputs))
+    with jax.ensure_compile_time_eval():
+        xs = map(jax.numpy.asarray, inputs)
+        return np.asarray(primitive.bind(*xs, **params))
 
 
 def _select(known: list[Known], flags: Array) -> tuple[Array, Array]:
@@ -116,6 +137,9 @@ def _any(a: Array, b: Array) -> Array:
     shape = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     if not (a.any() and b.any()):
         return np.zeros((*shape, a.shape[-2], b.shape[-1]), bool)
+    if a.shape[:2] == (1, 1) and len(shape) == 1:  # a vector: no floats needed
+        rows = b if a.all() else b[:, a[0, 0]]
+        return rows.any(1, keepdims=True)
     return np.matmul(a.astype(np.float32), b.astype(np.float32)) > 0
 
 

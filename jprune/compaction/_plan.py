@@ -148,17 +148,34 @@ def _taken(path: KeyPath, x: Any, leaf: LeafPlan | None) -> Any:
 
 def cut(x: Any, kept: tuple[Kept, ...]) -> Any:
     """One array cut to what is kept of each axis."""
-    np_or_jnp: Any = jnp if isinstance(x, jax.Array) else np
+    if not any(kept):
+        return x
+    if _on_host(x):  # nothing is compiled for every shape
+        return jax.device_put(_cut(np, np.asarray(x), kept), x.sharding)
+    return _cut(jnp if isinstance(x, jax.Array) else np, x, kept)
+
+
+def _on_host(x: Any) -> bool:
+    """Whether NumPy sees the array without a copy."""
+    return (
+        isinstance(x, jax.Array)
+        and not isinstance(x, jax.core.Tracer)
+        and not jnp.issubdtype(x.dtype, jax.dtypes.extended)
+        and [d.platform for d in x.devices()] == ["cpu"]
+    )
+
+
+def _cut(numpy: Any, x: Any, kept: tuple[Kept, ...]) -> Any:
     for axis, rows in enumerate(kept):
         if rows is None:
             continue
         places = np.array(rows, int)
         if len(rows) == 1:
-            x = np_or_jnp.take(x, places[0], axis)
+            x = numpy.take(x, places[0], axis)
         else:
             shape = [len(rows)] + [1] * (np.ndim(x) - 1)
             shape[axis] = places.shape[1]
-            x = np_or_jnp.take_along_axis(x, places.reshape(shape), axis)
+            x = numpy.take_along_axis(x, places.reshape(shape), axis)
     return x
 
 

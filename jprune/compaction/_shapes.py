@@ -1,5 +1,6 @@
 """Rules of operations that move positions: shapes, slices, joins."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -128,7 +129,9 @@ def concatenate(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
     """Positions one after the other; the other axes are aligned."""
     axis, shape = eqn.params["dimension"], eqn.outvars[0].aval.shape
     ids: list[Array | None] = [
-        None if k == axis else walk.join("concatenate", *(v.ids[k] for v in ins))
+        None
+        if k == axis
+        else walk.join("concatenate", *(v.ids[k] for v in ins))
         for k in range(len(shape))
     ]
     if any(v.ids[axis] is not None for v in ins):
@@ -144,9 +147,9 @@ def concatenate(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
 
 def _chain(parts: list[Array]) -> Array:
     width = max(x.shape[1] for x in parts)
-    return np.concatenate([
-        np.pad(x, ((0, 0), (0, width - x.shape[1]))) for x in parts
-    ])
+    return np.concatenate(
+        [np.pad(x, ((0, 0), (0, width - x.shape[1]))) for x in parts]
+    )
 
 
 def _cut(x: Value, axis: int, index: slice) -> Value:
@@ -182,7 +185,7 @@ def split(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
     axis, ends = eqn.params["axis"], np.cumsum([0, *eqn.params["sizes"]])
     return [
         _cut(ins[0], axis, slice(int(start), int(stop)))
-        for start, stop in zip(ends, ends[1:], strict=False)
+        for start, stop in itertools.pairwise(ends)
     ]
 
 
@@ -218,9 +221,7 @@ def gather(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
     if numbers.operand_batching_dims:
         return unknown(walk, eqn, ins)
     passing = [
-        k
-        for k in range(len(x.shape))
-        if k not in numbers.collapsed_slice_dims
+        k for k in range(len(x.shape)) if k not in numbers.collapsed_slice_dims
     ]
     whole = [
         k

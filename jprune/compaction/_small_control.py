@@ -110,7 +110,10 @@ def custom_vjp(rewrite: Rewrite, eqn: Any, ins: list[Small]) -> list[Small]:
             return jax.vjp(fn, *(primals[k] for k in real))[1](list(cotangents))
 
         shapes = [_shape(v) for v in ins]
-        back = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.outvars]
+        back = [
+            jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype)
+            for v in eqn.outvars
+        ]
         program = jax.make_jaxpr(vjp)(shapes, back)
         given = [replace(v, x=x) for v, x in zip(ins, primals, strict=True)]
         given += [
@@ -141,7 +144,9 @@ def cond(rewrite: Rewrite, eqn: Any, ins: list[Small]) -> list[Small]:
         for b in eqn.params["branches"]
     ]
     outs = [_on_arrays(program, ins)[1] for program in programs]
-    masks = [_common(*(m for _, m in several)) for several in zip(*outs, strict=True)]
+    masks = [
+        _common(*(m for _, m in several)) for several in zip(*outs, strict=True)
+    ]
     branches = [
         _on_arrays(lambda vs, p=p: _cut(rewrite, p(vs), masks), ins)[0]  # type: ignore[misc]
         for p in programs
@@ -198,7 +203,9 @@ def scan(rewrite: Rewrite, eqn: Any, ins: list[Small]) -> list[Small]:
 
     def one(carry: list[Small]) -> list[Small]:
         xs = [jnp.zeros(v.sizes[1:], v.x.dtype) for v in stacks]
-        outs = at(jnp.int32(0)).closed(p["jaxpr"], [*fixed, *carry, *entries(xs)])
+        outs = at(jnp.int32(0)).closed(
+            p["jaxpr"], [*fixed, *carry, *entries(xs)]
+        )
         return outs[: p["num_carry"]]
 
     carry = _steady(rewrite, one, carry)
@@ -270,9 +277,7 @@ def _common(*several: tuple[Mask, ...]) -> tuple[Mask, ...]:
     return tuple(map(tidy, found))
 
 
-def _steady(
-    rewrite: Rewrite, body: Program, carry: list[Small]
-) -> list[Small]:
+def _steady(rewrite: Rewrite, body: Program, carry: list[Small]) -> list[Small]:
     """A carry cut to what comes back of it."""
     while True:
         outs = _on_arrays(body, carry)[1]
@@ -286,7 +291,9 @@ def _steady(
         ):
             return carry
         if any(m is not None and len(m) > 1 for some in masks for m in some):
-            raise Unsupported("a carry that is smaller in one layer than in another")
+            raise Unsupported(
+                "a carry that is smaller in one layer than in another"
+            )
         carry = _cut(rewrite, carry, masks)
 
 

@@ -1,5 +1,6 @@
 """How each primitive is carried out on what is left."""
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -108,8 +109,10 @@ def rev(rewrite: Rewrite, eqn: Any, ins: list[Small]) -> list[Small]:
         m[:, ::-1] if m is not None and k in axes else m
         for k, m in enumerate(x.masks)
     )
-    if any(m is not None and len(m) > 1 and k in axes
-           for k, m in enumerate(x.masks)):
+    if any(
+        m is not None and len(m) > 1 and k in axes
+        for k, m in enumerate(x.masks)
+    ):
         return as_it_is(rewrite, eqn, ins)  # refused
     return [Small(bind(eqn, [x.x]), x.shape, masks)]
 
@@ -193,7 +196,9 @@ def conv(rewrite: Rewrite, eqn: Any, ins: list[Small]) -> list[Small]:
         product([x.masks[lhs[1]]], [channels]).reshape(-1, many, each)
     )
     made, own = factors(
-        product([kernel.masks[rhs[0]]], [features]).reshape(-1, many, features // many)
+        product([kernel.masks[rhs[0]]], [features]).reshape(
+            -1, many, features // many
+        )
     )
     outer, inner = both(outer, made), both(inner, kernel.masks[rhs[1]])
     masks_x, masks_k = list(x.masks), list(kernel.masks)
@@ -235,9 +240,7 @@ def concatenate(rewrite: Rewrite, eqn: Any, ins: list[Small]) -> list[Small]:
     return [Small(x, shape, tuple(masks))]
 
 
-def _range(
-    rewrite: Rewrite, x: Small, axis: int, index: slice
-) -> Small:
+def _range(rewrite: Rewrite, x: Small, axis: int, index: slice) -> Small:
     """Some positions of one axis."""
     n = len(range(*index.indices(x.shape[axis])))
     shape = (*x.shape[:axis], n, *x.shape[axis + 1 :])
@@ -284,7 +287,7 @@ def split(rewrite: Rewrite, eqn: Any, ins: list[Small]) -> list[Small]:
     axis, ends = eqn.params["axis"], np.cumsum([0, *eqn.params["sizes"]])
     return [
         _range(rewrite, ins[0], axis, slice(int(start), int(stop)))
-        for start, stop in zip(ends, ends[1:], strict=False)
+        for start, stop in itertools.pairwise(ends)
     ]
 
 

@@ -79,9 +79,7 @@ class Trace:
         ]
         self._args = [
             self._argument(i, var.aval)
-            for i, var in enumerate(
-                self.jaxpr.jaxpr.invars[len(self.leaves) :]
-            )
+            for i, var in enumerate(self.jaxpr.jaxpr.invars[len(self.leaves) :])
         ]
 
     def _new(self, leaf: Leaf, stacked: bool, read: bool) -> list[Array]:

@@ -119,5 +119,3 @@ def units(graph: Graph, round_to: int = 1) -> Structure:
         return rebuild(params, found)
 
     return Structure(to_units, to_masks, where, round_to)
-
-

@@ -76,6 +76,8 @@ class Walk:
         self.ids = ids
         self.sites: list[Site] = []
         self.uses: Counter[tuple[int, Lead]] = Counter()
+        # Multiply-adds: all of them, and those of which no factor must be 0.
+        self.products = np.zeros(2, np.int64)
 
     def run(self, jaxpr: Any, inputs: list[Value]) -> list[Value]:
         """The outputs of an open jaxpr; its constants come first."""
