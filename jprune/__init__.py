@@ -4,6 +4,7 @@ from jprune import allocations as allocations
 from jprune import compaction as compaction
 from jprune import criteria as criteria
 from jprune import projections as projections
+from jprune import report as report
 from jprune import selection as selection
 from jprune import structures as structures
 from jprune import transforms as transforms
@@ -46,6 +47,7 @@ __all__ = [
     "project_frobenius_ball",
     "projections",
     "prune",
+    "report",
     "selection",
     "structures",
     "summarize",

@@ -173,15 +173,15 @@ def check(trace: Trace, plan: Plan) -> None:
     trace.walk([None] * len(trace.leaves))
     trace.number()
     dead = np.ones(trace.count, bool)
-    gone = [
+    removed = [
         [None if m is None else ~m for m in plan.masks(i)]
         for i in range(len(trace.leaves))
     ]
-    for units, places in _pairs(trace, gone):
+    for units, places in _pairs(trace, removed):
         kept = units if places is None else units[~places]
         dead[kept[kept >= 0]] = False
     call = "`fn` of `compact`, with arguments of these shapes"
-    for units, places in _pairs(trace, gone):
+    for units, places in _pairs(trace, removed):
         if places is not None:
             here = units[places]
             if not ((here >= 0) & dead[here]).any(-1).all():

@@ -225,7 +225,7 @@ def concatenate(rewrite: Rewrite, eqn: Any, ins: list[Small]) -> list[Small]:
     masks: list[Mask] = [None] * len(shape)
     for v in ins:
         for k, mask in enumerate(v.masks):
-            masks[k] = both(masks[k], mask)
+            masks[k] = None if k == axis else both(masks[k], mask)
     cut = []
     for v in ins:
         masks[axis] = v.masks[axis]
