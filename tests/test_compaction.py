@@ -24,6 +24,9 @@ def float64():
         yield
 
 
+SLOW = ("mlp", "residual", "resnet18")  # compiling them takes long
+
+
 def random_tree(tree, seed=0):
     rng = np.random.default_rng(seed)
     return jax.tree.map(
@@ -61,7 +64,7 @@ def kill(params, names="wbv"):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(n, marks=pytest.mark.slow if n == "resnet18" else ())
+        pytest.param(n, marks=pytest.mark.slow if n in SLOW else ())
         for n in MODELS
     ],
 )
@@ -121,7 +124,7 @@ FROZEN = {
     "output": case(lambda p, x: x @ p["w"], "wbv"),
     "cond": case(
         lambda p, x: (
-            lax.cond(x[0, 0] > 0, lambda h: h, lambda h: h * 0 + 1, x @ p["w"])
+            lax.cond(x[0, 0] > 9, lambda h: h, lambda h: h * 0 + 1, x @ p["w"])
             @ p["v"]
         )
     ),

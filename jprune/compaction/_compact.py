@@ -183,8 +183,8 @@ def check(trace: Trace, plan: Plan) -> None:
     call = "`fn` of `compact`, with arguments of these shapes"
     for units, places in _pairs(trace, removed):
         if places is not None:
-            here = units[places]
-            if not ((here >= 0) & dead[here]).any(-1).all():
+            gone = np.append(dead, False)[units[places]]  # -1 is never dead
+            if not gone.any(-1).all():
                 raise ValueError(
                     f"{call}: what was removed is no longer a unit of its own."
                 )
