@@ -315,7 +315,9 @@ def test_other_shapes_are_traced_again_and_checked():
     small = jprune.compact(fn, params, X)
     x = jnp.concatenate([X, X])
     np.testing.assert_allclose(small.fn(small.params, x), fn(params, x))
-    with pytest.raises(ValueError, match=r"no longer a unit|would add to a sum"):
+    with pytest.raises(
+        ValueError, match=r"no longer a unit|would add to a sum"
+    ):
         small.fn(small.params, X[:2])
 
 
