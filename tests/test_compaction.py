@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from jax import lax
 
 import jprune
-from jprune.compaction import Plan
+from jprune.compaction import Plan, _rewrite
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -401,6 +401,18 @@ def test_training_continues_from_the_same_moments():
         less,
         small.take(params),
     )
+
+
+def test_what_cannot_be_rewritten_stays(monkeypatch):
+    def fn(params, x):
+        h = jnp.tanh(x @ params["w"]) @ params["v"]
+        return jnp.sin(h @ params["w"][:3]) @ params["v"]
+
+    monkeypatch.delitem(_rewrite.RULES, "tanh")
+    params = kill(perceptron())
+    small = jprune.compact(fn, params, X)
+    assert relative(small.certify(X)) < 1e-12
+    assert small.params["w"].shape == (4, 8)
 
 
 def test_take_refuses_another_shape():

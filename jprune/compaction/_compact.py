@@ -1,5 +1,7 @@
 """Dead units removed from any function, and the proof that nothing changed."""
 
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -13,7 +15,7 @@ from jprune._typing import Masks, Tree
 from jprune.compaction import _small_control as _small_control
 from jprune.compaction import _small_rules as _small_rules
 from jprune.compaction._dead import find_dead
-from jprune.compaction._graph import traced
+from jprune.compaction._graph import pools_of, traced
 from jprune.compaction._known import Array
 from jprune.compaction._paths import ends, names_of
 from jprune.compaction._plan import LeafPlan, Plan, cut, kept_of
@@ -132,17 +134,36 @@ def compact(
     """
     masks = None if masks is None else fitted(params, masks)
     trace = traced(fn, params, args)
-    dead, biases = find_dead(trace, host(params, masks))
-    plan = Plan(
-        tuple(
-            LeafPlan(leaf.path, leaf.shape, kept_of(trace.gone(i, dead)))
-            for i, leaf in enumerate(trace.leaves)
+    dead, arrays, folded = find_dead(trace, host(params, masks))
+
+    def removed(dead: Array, changed: Iterable[int]) -> Compact:
+        plan = Plan(
+            tuple(
+                LeafPlan(leaf.path, leaf.shape, kept_of(trace.gone(i, dead)))
+                for i, leaf in enumerate(trace.leaves)
+            )
         )
-    )
-    cut_params = plan.apply(params)
-    if masks is not None:
-        cut_params = apply_masks(cut_params, plan.take(masks))
-    return Compact(_replaced(cut_params, plan, biases), plan, fn, params, masks)
+        less = plan.apply(params)
+        if masks is not None:
+            less = apply_masks(less, plan.take(masks))
+        less = _replaced(less, plan, {i: arrays[i] for i in changed})
+        small = Compact(less, plan, fn, params, masks)
+        jax.eval_shape(small.fn, less, *args)
+        return small
+
+    try:
+        return removed(dead, folded)
+    except Unsupported:
+        # One set of units after the other; what is dead and stays is 0.
+        floating = [i for i, leaf in enumerate(trace.leaves) if leaf.floating]
+        gone = np.zeros_like(dead)
+        for pool in pools_of(trace):
+            more = gone.copy()
+            more[pool.units] = dead[pool.units]
+            with suppress(Unsupported):
+                removed(more, floating)
+                gone = more
+        return removed(gone, floating)
 
 
 def smaller(fn: Any, shapes: Tree, plan: Plan) -> Any:
@@ -185,13 +206,13 @@ def check(trace: Trace, plan: Plan) -> None:
         if places is not None:
             gone = np.append(dead, False)[units[places]]  # -1 is never dead
             if not gone.any(-1).all():
-                raise ValueError(
+                raise Unsupported(
                     f"{call}: what was removed is no longer a unit of its own."
                 )
     for site in trace.walk(trace.zeroed(dead)).sums():
         units = trace.touched(site, site.adds)
         if dead[units].any():
-            raise ValueError(
+            raise Unsupported(
                 f"{call}: what was removed would add to a sum in {site.why}."
             )
 

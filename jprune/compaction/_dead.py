@@ -11,7 +11,7 @@ from jprune.compaction._walk import Site, Walk
 
 def find_dead(
     trace: Trace, arrays: list[Array]
-) -> tuple[Array, dict[int, Array]]:
+) -> tuple[Array, list[Array], set[int]]:
     """Marks the units that may go, until no more die with them.
 
     Args:
@@ -19,7 +19,8 @@ def find_dead(
       arrays: The parameters, masked.
 
     Returns:
-      ``[units]`` bool, and the leaves that took constants in, by number.
+      ``[units]`` bool; the parameters with 0 for all that is dead; and which
+      of them took constants in.
     """
     arrays = list(arrays)
     folded: set[int] = set()
@@ -33,7 +34,7 @@ def find_dead(
             alive[trace.touched(site, adds)] = True
         more = _even(trace, ~alive | dead)
         if np.array_equal(more, dead):
-            return dead, {i: arrays[i] for i in folded}
+            return dead, arrays, folded
         new, dead = more & ~dead, more
         for site in walk.sums():
             if _can_fold(site, walk, arrays):
