@@ -171,7 +171,9 @@ def test_one_position_that_is_everywhere_stays():
         return (jnp.sin(x @ params["w"]) + params["b"][1:2]) @ params["v"]
 
     small = jprune.compact(fn, kill(perceptron(), "wb"), X)
-    assert 1 in small.plan.leaves[0].kept[0][0]
+    kept = small.plan.leaves[0].kept[0]
+    assert kept is not None
+    assert 1 in kept[0]
     assert relative(small.certify(X)) < 1e-12
 
 
@@ -189,8 +191,10 @@ REMOVED = {
         lambda p, x: (lambda h: (h * h).mean(-1) - h.mean(-1) ** 2)(x @ p["w"])
     ),
     "gated": case(
-        lambda p, x: (lambda a, b: (a * jax.nn.sigmoid(b)) @ p["v"])(
-            *jnp.split(x @ jnp.concatenate([p["w"], 2 * p["w"]], 1), 2, -1)
+        lambda p, x: (
+            (x @ p["w"])
+            * jax.nn.sigmoid((x @ jnp.concatenate([p["w"]] * 2, 1))[:, 8:])
+            @ p["v"]
         )
     ),
     "dropout": case(
@@ -450,7 +454,7 @@ def test_flax_modules_are_rebuilt():
     rebuilt = MLP.from_params(small.params)
     assert rebuilt.features == (6, 6, 3)  # 5 is rounded up
     np.testing.assert_allclose(
-        rebuilt.apply(small.params, X),
+        np.asarray(rebuilt.apply(small.params, X)),
         small.fn(small.params, X),
         rtol=1e-6,
     )
@@ -495,7 +499,7 @@ def test_certify_sees_a_difference():
     assert small.certify(X).error == pytest.approx(1)
 
 
-@settings(max_examples=6, deadline=None, derandomize=True)
+@settings(max_examples=5, deadline=None, derandomize=True)
 @given(st.integers(0, 10_000))
 def test_random_architectures(seed):
     check(random_model(seed))
