@@ -3,6 +3,7 @@
 from jprune import allocations as allocations
 from jprune import compaction as compaction
 from jprune import criteria as criteria
+from jprune import plot as plot
 from jprune import projections as projections
 from jprune import report as report
 from jprune import selection as selection
@@ -25,6 +26,7 @@ from jprune.transforms import keep_masks as keep_masks
 from jprune.transforms import project as project
 from jprune.transforms import project_frobenius_ball as project_frobenius_ball
 from jprune.transforms import prune as prune
+from jprune.transforms import with_gradients as with_gradients
 
 __version__ = "0.1.0"
 
@@ -43,6 +45,7 @@ __all__ = [
     "get_masks",
     "keep_masks",
     "measure_sparsity",
+    "plot",
     "project",
     "project_frobenius_ball",
     "projections",
@@ -54,4 +57,5 @@ __all__ = [
     "trace_units",
     "transforms",
     "units",
+    "with_gradients",
 ]

@@ -72,12 +72,34 @@ def check_radius(call: str, radius: Any) -> Any:
     return radius
 
 
+def check_threshold(call: str, threshold: Any) -> Any:
+    """A float >= 0 or a traced scalar."""
+    threshold = check_number(f"`{call}(threshold)`", threshold)
+    if isinstance(threshold, float) and not threshold >= 0.0:
+        raise ValueError(
+            f"`{call}(threshold)` must be a number >= 0, got {threshold}."
+        )
+    return threshold
+
+
+def check_count(call: str, count: Any) -> Any:
+    """An int >= 0 or a traced integer scalar."""
+    if is_traced(count):
+        if count.ndim or not jax.numpy.issubdtype(count.dtype, np.integer):
+            raise ValueError(f"{call} must be an integer, got {count}.")
+        return count
+    number = check_number(call, count)
+    if number < 0 or not number.is_integer():
+        raise ValueError(f"{call} must be an integer >= 0, got {count}.")
+    return int(number)
+
+
 def check_every(call: str, every: Any) -> Any:
     """A positive int or a traced integer."""
     number = check_number(f"`{call}(every=...)`", every)
     if is_traced(number):
         return number
-    if number < 1 or number != int(number):
+    if number < 1 or not number.is_integer():
         raise ValueError(
             f"`{call}(every=...)` must be an integer >= 1, got {every}."
         )

@@ -113,10 +113,8 @@ def fraction_of(fraction: Any, sizes: Any) -> Any:
         return np.array(
             [round(float(fraction) * int(n)) for n in sizes.flat], np.int64
         ).reshape(sizes.shape)
-    dtype = jnp.promote_types(fraction.dtype, jnp.float32)
-    bits = jnp.finfo(dtype).nmant + 1
-    # A schedule may leave [0, 1] by a rounding; NaN prunes nothing.
-    fraction = jnp.nan_to_num(jnp.clip(fraction.astype(dtype), 0, 1))
+    fraction = _clipped(fraction)
+    bits = jnp.finfo(fraction.dtype).nmant + 1
     mantissa, exponent = jnp.frexp(fraction)
     unsigned = jnp.uint64 if bits > 32 else jnp.uint32
     mantissa = jnp.asarray(mantissa * 2.0**bits, unsigned)
@@ -143,3 +141,34 @@ def fraction_of(fraction: Any, sizes: Any) -> Any:
     product = add(product, Count(zero, up))
     # The mantissa of 1 is .5: it asks for one shift less than there are bits.
     return where(fraction >= 1, size, product)
+
+
+def _clipped(fraction: jax.Array) -> jax.Array:
+    # A schedule may leave [0, 1] by a rounding; NaN prunes nothing.
+    dtype = jnp.promote_types(fraction.dtype, jnp.float32)
+    return jnp.nan_to_num(jnp.clip(fraction.astype(dtype), 0, 1))
+
+
+def density_of(sparsity: Any) -> Any:
+    """What a sparsity leaves of one."""
+    return 1 - (
+        _clipped(sparsity) if isinstance(sparsity, jax.Array) else sparsity
+    )
+
+
+def left_of(sparsity: Any, sizes: Any) -> Any:
+    """What is left of each size: the rounding is that of the units lost."""
+    sizes = np.asarray(sizes, np.int64)
+    lost = fraction_of(sparsity, sizes)
+    if isinstance(lost, Count):
+        return subtract(count_of(sizes), lost)
+    return sizes - lost
+
+
+def floor_of(values: Any) -> Count:
+    """The whole numbers under some floats that are not negative."""
+    if not isinstance(values, jax.Array):
+        return count_of(np.floor(values))
+    high = jnp.floor(values / 2**16)
+    low = jnp.floor(values - high * 2**16)
+    return Count(high.astype(jnp.int32), low.astype(jnp.int32))

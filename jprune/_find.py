@@ -1,11 +1,12 @@
 """From parameters to masks: criterion, structure, allocation, selection."""
 
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from jprune import _counts
 from jprune._checks import (
@@ -15,22 +16,24 @@ from jprune._checks import (
     choose,
     prunable,
 )
-from jprune._trees import (
-    align,
-    is_floating,
-    leaves_with_path,
-    path_name,
-    rebuild,
-)
+from jprune._ranking import count_alike, select_few
+from jprune._trees import is_hole, like, path_name
 from jprune._typing import Masks, Tree, Where
-from jprune.allocations import Allocation, uniform
+from jprune.allocations import Allocation, Pools, uniform
 from jprune.criteria import Criterion, magnitude
 from jprune.masks import full_masks
 from jprune.selection import count_kept, select
 from jprune.structures import Structure, unstructured
 
-Counts: TypeAlias = _counts.Count | list[_counts.Count]
-"""Units that stay: in one ranking, or ``[pools]`` for each leaf."""
+Counts: TypeAlias = _counts.Count | jax.Array
+"""Units that stay: in one ranking, or in the pools of each leaf in turn."""
+
+
+class Kept(NamedTuple):
+    """The units that masks in force keep."""
+
+    units: list[jax.Array]  # bool, [pools, ...] for each leaf
+    counts: jax.Array  # int32, see :func:`jprune.selection.count_kept`
 
 
 class Method(NamedTuple):
@@ -46,12 +49,25 @@ class Method(NamedTuple):
         check_member(self.call, "criterion", self.criterion, Criterion)
         check_member(self.call, "structure", self.structure, Structure)
         check_member(self.call, "allocation", self.allocation, Allocation)
+        alike = self.structure.kept
+        if self.allocation.joint and alike is not None:
+            raise ValueError(
+                f"`{self.call}(structure=..., allocation=...)`: "
+                f"`{_factory(alike)}` keeps the same number in all pools, which "
+                f"one ranking, `{_factory(self.allocation.counts)}`, can't; "
+                "`uniform` and `erdos_renyi` can."
+            )
 
     def choose(self, where: Where, params: Tree) -> Tree:
         """``params`` with holes in place of what is not pruned."""
         if self.structure.where is not None:
             where = self.structure.where
         return choose(self.call, where, params, prunable)
+
+
+def _factory(member: Callable[..., Any]) -> str:
+    """The name of the function that made a member."""
+    return member.__qualname__.partition(".")[0]
 
 
 def find_masks(
@@ -82,13 +98,16 @@ def find_masks(
         two or more axes, unless they are called ``bias``, ``scale``, ``mean``,
         ``var`` or something with ``embed``.
       masks: Masks in force: what they keep comes before what they prune, so
-        pruned stays pruned while the sparsity does not fall.
-      grads: Gradients like ``params``, for criteria that need them.
+        pruned stays pruned while the sparsity does not fall. Masks of leaves
+        that ``where`` does not select are returned as they are.
+      grads: Gradients like ``params``, for criteria that need them. A criterion
+        that accumulates takes them for its only step.
       key: A random key, for criteria that need one.
 
     Returns:
       A tree like ``params``: bool arrays of the parameters' shapes (and
-      sharding) for selected leaves, ``optax.MaskedNode()`` for the others.
+      sharding) for selected leaves and those that ``masks`` masks,
+      ``optax.MaskedNode()`` for the others.
 
     Raises:
       ValueError: A concrete ``sparsity`` outside [0, 1], an uncalled factory, a
@@ -114,36 +133,32 @@ def find_masks(
     sparsity = check_sparsity("find_masks", sparsity)
     check_where("find_masks", where)
     chosen = method.choose(where, params)
-    if masks is not None:
-        masks = full_masks("`find_masks(masks=...)`", chosen, masks)
-        masks = _everywhere(chosen, masks)
     if grads is not None:
-        grads = like(chosen, grads, "`find_masks(grads=...)`")
+        grads = like(chosen, grads, "`find_masks(grads=...)`", "gradient")
     state = criterion.update(grads, criterion.init(chosen), chosen)
     counts = counts_of(method, chosen, sparsity)
-    kept = None if masks is None else kept_units(method, masks)
-    return find(method, chosen, counts, state, grads, key, kept)
+    if masks is None:
+        return find(method, chosen, counts, state, grads, key, None)
+    masks = full_masks("`find_masks(masks=...)`", params, masks)
+    kept = kept_units(method, _everywhere(chosen, masks))
+    found = find(method, chosen, counts, state, grads, key, kept)
+    return jax.tree.map(
+        lambda new, old: old if is_hole(new) else new,
+        found,
+        masks,
+        is_leaf=is_hole,
+    )
 
 
 def _everywhere(params: Tree, masks: Masks) -> Masks:
     """Masks for every parameter: all is kept where there was none."""
 
     def leaf(p: Any, mask: Any) -> Any:
-        if isinstance(mask, optax.MaskedNode):
-            return jnp.ones_like(p, dtype=bool)
-        return mask
+        if is_hole(p):
+            return p
+        return jnp.ones_like(p, dtype=bool) if is_hole(mask) else mask
 
-    return jax.tree.map(leaf, params, masks)
-
-
-def like(params: Tree, tree: Tree, call: str) -> Tree:
-    """``tree`` without what ``params`` has no parameter for."""
-    aligned = align(tree, params, call, prefix=False)
-    leaves = [
-        p if leaf is None else leaf
-        for (_, p), leaf in zip(leaves_with_path(params), aligned, strict=True)
-    ]
-    return rebuild(params, leaves)
+    return jax.tree.map(leaf, params, masks, is_leaf=is_hole)
 
 
 def find(
@@ -153,52 +168,70 @@ def find(
     state: Any,
     grads: Tree | None,
     key: Any,
-    kept: list[jax.Array] | None,
+    kept: Kept | None,
 ) -> Masks:
     """The masks of ``params``, of which every leaf is pruned."""
     units, structure = _units(method, params, state, grads, key)
     if not units:
         return params
-    chosen = select(units, counts, kept)
-    multiple = method.structure.round_to
-    if multiple and method.allocation.joint:
-        rounded = _rounded_up(units, chosen, multiple)
-        if kept is not None:  # what was pruned comes last
-            units = [
-                jnp.where(k, x, -jnp.inf)
-                for x, k in zip(units, kept, strict=True)
-            ]
-        chosen = select(units, rounded, chosen)
-    masks = jax.tree.unflatten(structure, chosen)
-    return method.structure.to_masks(masks, params)
+    before = kept or (None, None)
+    if method.allocation.least is not None:
+        units = _reserve(method.allocation.least, units, before[0])
+    if method.structure.few and not isinstance(counts, _counts.Count):
+        marks = select_few(units, counts, before[0])
+    else:
+        marks = select(units, counts, *before)
+    if method.structure.round_to and method.allocation.joint:
+        marks = _filled_up(units, marks, before[0], method.structure.round_to)
+    chosen = jax.tree.unflatten(structure, marks)
+    return method.structure.to_masks(chosen, params)
 
 
-def _rounded_up(
-    units: list[jax.Array], chosen: list[jax.Array], multiple: int
-) -> list[_counts.Count]:
-    """Counts of each pool, as :class:`Structure` wants them."""
+def _filled_up(
+    units: list[jax.Array],
+    marks: list[jax.Array],
+    kept: list[jax.Array] | None,
+    multiple: int,
+) -> list[jax.Array]:
+    """What one ranking marked, and more until all pools hold multiples."""
+    sizes = np.concatenate([np.full(len(x), x[0].size) for x in units])
+    counts = _multiple(count_kept(marks, joint=False), sizes, multiple)
+    if kept is not None:  # what was pruned comes last
+        units = [
+            jnp.where(k, x, -jnp.inf) for x, k in zip(units, kept, strict=True)
+        ]
+    return select(units, counts, marks)
+
+
+def _multiple(counts: Any, sizes: np.ndarray, multiple: int) -> jax.Array:
+    """The next positive multiples, or all the units of a pool."""
+    counts = jnp.maximum(counts, 1)
+    counts = -(-counts // multiple) * multiple
+    return jnp.minimum(counts, sizes).astype(np.int32)
+
+
+def _reserve(
+    least: Callable[[np.ndarray], np.ndarray],
+    units: list[jax.Array],
+    kept: list[jax.Array] | None,
+) -> list[jax.Array]:
+    """Makes the scores of so many best units of each pool the highest of all."""
+    sizes = np.array([x[0].size for x in units], np.int64)
+    counts = np.repeat(least(sizes), [len(x) for x in units])
+    best = select(units, jnp.asarray(counts, np.int32), kept)
+    # NaN comes first, so that a NaN which is not reserved must step back.
     return [
-        _multiple(x, count_kept([c], joint=False), multiple)
-        for x, c in zip(units, chosen, strict=True)
+        jnp.where(mask, jnp.nan, jnp.where(jnp.isnan(x), jnp.inf, x))
+        for x, mask in zip(units, best, strict=True)
     ]
 
 
-def _multiple(x: Any, count: _counts.Count, multiple: int) -> _counts.Count:
-    """The next positive multiple, or all the units of a pool."""
-    wanted = jnp.maximum(_counts.to_int32(count), 1)
-    wanted = -(-wanted // multiple) * multiple
-    size = np.prod(x.shape[1:], dtype=np.int32)
-    return _counts.count_of(jnp.minimum(wanted, size))
-
-
-def is_due(counts: Counts, kept: list[jax.Array]) -> jax.Array:
+def is_due(counts: Counts, kept: Kept) -> jax.Array:
     """Whether the number of kept units in any pool is not what it should be."""
-    if not kept:
-        return jnp.array(False)
+    now = _counts.count_of(kept.counts)
     if isinstance(counts, _counts.Count):
-        return ~_counts.equal(count_kept(kept, joint=True), counts)
-    wanted = jax.tree.map(lambda *c: jnp.concatenate(c), *counts)
-    return ~jnp.all(_counts.equal(count_kept(kept, joint=False), wanted))
+        return ~_counts.equal(_counts.total(now), counts)
+    return jnp.any(kept.counts != counts)
 
 
 def check_method(method: Method, params: Tree) -> None:
@@ -206,10 +239,32 @@ def check_method(method: Method, params: Tree) -> None:
 
     def units(params: Tree) -> Any:
         state = method.criterion.init(params)
-        return _units(method, params, state, params, jax.random.key(0))[0]
+        after = method.criterion.update(params, state, params)
+        _check_state(method.call, state, after)
+        return _units(method, params, after, params, jax.random.key(0))[0]
 
     if jax.tree.leaves(params):
         jax.eval_shape(units, params)
+
+
+def _check_state(call: str, before: Any, after: Any) -> None:
+    """Refuses a criterion whose state changes its form from step to step."""
+    call = f"`{call}(criterion=...)`: `update` must return a state like `init`"
+    old, new = (str(jax.tree.structure(state)) for state in (before, after))
+    if old != new:
+        raise ValueError(f"{call}, {old}, got {new}.")
+
+    def check(path: Any, x: Any, y: Any) -> None:
+        old, new = (f"{leaf.dtype} of shape {leaf.shape}" for leaf in (x, y))
+        if old != new:
+            raise ValueError(
+                f"{call}: {path_name(path)!r} is {old}, got {new}."
+            )
+
+    before, after = (
+        jax.tree.map(jnp.asarray, state) for state in (before, after)
+    )
+    jax.tree_util.tree_map_with_path(check, before, after)
 
 
 def _units(
@@ -217,51 +272,66 @@ def _units(
 ) -> tuple[list[jax.Array], Any]:
     """Scores of units, ready to be ranked, and the structure of their tree."""
     scores = method.criterion.score(params, state, grads, key)
-    _check_scores(method.call, params, scores)
-    units = method.structure.to_units(scores)
+    call = f"`{method.call}(criterion=...)`"
+    scores = like(params, scores, call, "scores")
+    units = method.criterion.pooled(method.structure.to_units(scores))
     return jax.tree.flatten(method.allocation.normalize(units))
 
 
-def _check_scores(call: str, params: Tree, scores: Tree) -> None:
-    """Refuses scores that are not floats in the shapes of the parameters."""
-    call = f"`{call}(criterion=...)`"
-    aligned = align(scores, params, f"{call}, the scores", prefix=False)
-    for (path, p), score in zip(leaves_with_path(params), aligned, strict=True):
-        if score is None:
-            continue
-        if not is_floating(score) or np.shape(score) != np.shape(p):
-            found = getattr(score, "dtype", type(score).__name__)
-            raise ValueError(
-                f"{call}: the scores of {path_name(path)!r} must be floating of "
-                f"shape {np.shape(p)}, got {found} of shape {np.shape(score)}."
-            )
-
-
 def counts_of(method: Method, params: Tree, sparsity: Any) -> Counts:
-    """How many units stay: one count, or ``[pools]`` counts for each leaf."""
+    """How many units stay, in one ranking or in each pool."""
 
     def units_of(params: Tree) -> Tree:
         return method.structure.to_units(params)
 
-    units = jax.eval_shape(units_of, params)
-    counts = method.allocation.counts(units, sparsity)
+    units = jax.tree.leaves(jax.eval_shape(units_of, params))
+    few = method.structure.few
+    ends = [len(x.shape) - 1 if few else 1 for x in units]  # of pools' axes
+    shapes = [
+        (x.shape[:n], x.shape[n:]) for x, n in zip(units, ends, strict=True)
+    ]
+    pools = Pools(
+        numbers=np.array([math.prod(x) for x, _ in shapes], np.int64),
+        sizes=np.array([math.prod(x) for _, x in shapes], np.int64),
+        shapes=[_layer(method, x) for x in jax.tree.leaves(params)],
+        kept=method.structure.kept,
+    )
+    counts = method.allocation.counts(pools, sparsity)
     if method.allocation.joint:
         return _counts.count_of(counts)
-
-    def per_pool(x: Any, count: Any) -> _counts.Count:
-        counted = _counts.count_of(count)
-        if method.structure.round_to:
-            counted = _multiple(x, counted, method.structure.round_to)
-        return jax.tree.map(lambda c: jnp.broadcast_to(c, x.shape[:1]), counted)
-
-    return jax.tree.leaves(
-        jax.tree.map(per_pool, units, counts),
-        is_leaf=lambda x: isinstance(x, _counts.Count),
+    each = [
+        jnp.broadcast_to(_int32(count), () if few else x.shape[:1])
+        for x, count in zip(units, counts, strict=True)
+    ]
+    found = jnp.concatenate(
+        [jnp.zeros(0, np.int32), *map(jnp.atleast_1d, each)]
     )
+    if method.structure.round_to:
+        sizes = np.repeat(pools.sizes, pools.numbers)
+        found = _multiple(found, sizes, method.structure.round_to)
+    return found
 
 
-def kept_units(method: Method, masks: Masks) -> list[jax.Array]:
-    """Units of which any weight is kept."""
+def _int32(count: Any) -> jax.Array:
+    if isinstance(count, _counts.Count):
+        return _counts.to_int32(count)
+    return jnp.asarray(count, np.int32)
+
+
+def _layer(method: Method, p: Any) -> tuple[int, ...]:
+    """The shape of a parameter, or of one layer where it stacks several."""
+    batch = method.structure.batch_axis
+    axes = batch if isinstance(batch, Sequence) else [batch]
+    stacked = [axis % np.ndim(p) for axis in axes]
+    return tuple(n for i, n in enumerate(np.shape(p)) if i not in stacked)
+
+
+def kept_units(method: Method, masks: Masks) -> Kept:
+    """Units of which any weight is kept, and how many."""
     scores = jax.tree.map(lambda m: m.astype(jnp.float32), masks)
-    units = jax.tree.leaves(method.structure.to_units(scores))
-    return [x > 0 for x in units]
+    units = [x > 0 for x in jax.tree.leaves(method.structure.to_units(scores))]
+    joint = method.allocation.joint
+    none = jnp.zeros(0, np.int32)
+    if method.structure.few and units:
+        return Kept(units, jnp.stack(list(map(count_alike, units))))
+    return Kept(units, count_kept(units, joint=joint) if units else none)

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.tree_util import KeyPath
 
@@ -62,6 +63,12 @@ def is_floating(leaf: Any) -> bool:
         return True
     dtype = getattr(leaf, "dtype", None)
     return dtype is not None and jnp.issubdtype(dtype, jnp.floating)
+
+
+def wide(x: Any) -> jax.Array:
+    """In float32 at least: 16-bit numbers underflow, overflow and round."""
+    x = jnp.asarray(x)
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def is_array(leaf: Any) -> bool:
@@ -124,3 +131,31 @@ def align(tree: Tree, params: Tree, call: str, *, prefix: bool) -> list[Any]:
                 "the parameters have not."
             )
     return aligned
+
+
+def like(params: Tree, tree: Tree, call: str, kind: str) -> Tree:
+    """``tree`` in the structure of ``params``, floats in its shapes.
+
+    Args:
+      params: The parameters; what ``tree`` holds at their holes is dropped.
+      tree: Numbers for every parameter: gradients or scores.
+      call: How the caller is named in errors.
+      kind: What one leaf of ``tree`` is called in errors.
+
+    Raises:
+      ValueError: A leaf is missing, too much, not floating or of another shape.
+    """
+    aligned = align(tree, params, call, prefix=False)
+    leaves = []
+    for (path, p), leaf in zip(leaves_with_path(params), aligned, strict=True):
+        if is_hole(p):
+            leaves.append(p)
+            continue
+        if not is_floating(leaf) or np.shape(leaf) != np.shape(p):
+            found = getattr(leaf, "dtype", type(leaf).__name__)
+            raise ValueError(
+                f"{call}: the {kind} of {path_name(path)!r} must be floating of "
+                f"shape {np.shape(p)}, got {found} of shape {np.shape(leaf)}."
+            )
+        leaves.append(leaf)
+    return rebuild(params, leaves)

@@ -1,43 +1,54 @@
 """Allocations: how much where. How many units each pool keeps."""
 
+import math
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jprune import _counts
+from jprune._checks import check_number
+from jprune._counts import Count
+from jprune._layout import rearrange
 from jprune._typing import Tree
 
-__all__ = ["Allocation", "global_ranking", "uniform"]
+__all__ = ["Allocation", "Pools", "erdos_renyi", "global_ranking", "uniform"]
+
+
+class Pools(NamedTuple):
+    """What is divided: the pools of each leaf, and nothing of its values."""
+
+    numbers: np.ndarray  # int64, pools of each leaf
+    sizes: np.ndarray  # int64, units in each of them
+    shapes: list[tuple[int, ...]]  # of parameters, without batch axes
+    # As in Structure: how many units every pool keeps, where all of a leaf must
+    # keep the same.
+    kept: Callable[[Any, np.ndarray], Any] | None
 
 
 class Allocation(NamedTuple):
     """How the units that stay are divided among pools.
 
-    ``counts`` returns a tree like ``units`` with the number that each pool keeps
-    (an integer, or an integer array ``[pools]``, for each leaf); where ``joint``,
+    ``counts`` returns how many units the pools of each leaf keep: a sequence
+    with an integer, or an integer array ``[pools]``, for each; where ``joint``,
     one integer for all.
     """
 
-    counts: Callable[[Tree, Any], Any]  # units, sparsity -> counts kept
+    counts: Callable[[Pools, Any], Any]  # pools, sparsity -> counts kept
     normalize: Callable[[Tree], Tree] = lambda units: units  # comparable scores
     joint: bool = False  # whether all units are in one ranking
-
-
-def _kept(sizes: np.ndarray, sparsity: Any) -> Any:
-    """What is left of each size: the rounding is that of the units lost."""
-    lost = _counts.fraction_of(sparsity, sizes)
-    if isinstance(lost, _counts.Count):
-        return _counts.subtract(_counts.count_of(sizes), lost)
-    return sizes - lost
+    # Where joint: int64 sizes of pools -> units that each keeps in any case.
+    least: Callable[[np.ndarray], np.ndarray] | None = None
 
 
 def uniform() -> Allocation:
     """The same sparsity in every pool, each rounded by itself.
 
     Returns:
-      An :class:`Allocation`.
+      An :class:`Allocation`; goes with every structure.
 
     >>> import jax.numpy as jnp, jprune
     >>> params = {"a": jnp.array([[1., 2.]]), "b": jnp.array([[30., 40.]])}
@@ -45,22 +56,148 @@ def uniform() -> Allocation:
     {'a': Array([[False,  True]], dtype=bool), 'b': Array([[False,  True]], dtype=bool)}
     """
 
-    def counts(units: Tree, sparsity: Any) -> Any:
-        leaves, structure = jax.tree.flatten(units)
-        sizes = [np.prod(x.shape[1:], dtype=np.int64) for x in leaves]
-        kept = _kept(np.array(sizes, np.int64), sparsity)
+    def counts(pools: Pools, sparsity: Any) -> Any:
+        kept = (pools.kept or _counts.left_of)(sparsity, pools.sizes)
         if isinstance(kept, _counts.Count):
             kept = _counts.to_int32(kept)
-        return jax.tree.unflatten(structure, list(kept))
+        return list(kept)
 
     return Allocation(counts)
 
 
-def global_ranking() -> Allocation:
-    """One ranking of all units: leaves that matter less lose more.
+def erdos_renyi(kernel: bool = True, power: float = 1.0) -> Allocation:
+    r"""Dense where layers are small: density goes with the sum of dimensions.
+
+    A layer of dimensions :math:`d_i` has a density in proportion to
+    :math:`(\sum_i d_i / \prod_i d_i)^{power}`. Layers whose density would pass 1
+    become dense, and the others take what is left. The total is exact: each pool
+    has the whole units of its quota, and the largest remainders one more (of
+    equal ones the first).
+
+    With a structure whose pools must be alike (``fan_in``, ``n_m``), counts are
+    rounded per pool instead, and the total is theirs.
+
+    Args:
+      kernel: Whether all dimensions of a layer count (ERK), or the last two only,
+        inputs and outputs.
+      power: How strong the differences are; 0 makes all densities equal. Static.
 
     Returns:
-      An :class:`Allocation`; the total is exact, a leaf may be lost whole.
+      An :class:`Allocation`. With a traced sparsity quotas are float32 (x64:
+      float64), and of large layers near to equal remainders another may win;
+      the total is exact.
+
+    Raises:
+      ValueError: ``power`` is not a finite number.
+
+    References:
+      Evci et al., `Rigging the Lottery: Making All Tickets Winners
+      <https://arxiv.org/abs/1911.11134>`_, 2020, section 3: ERK.
+      Mocanu et al., `Scalable training of artificial neural networks with
+      adaptive sparse connectivity <https://arxiv.org/abs/1707.04780>`_, 2018.
+
+    >>> import jax.numpy as jnp, jprune
+    >>> params = {"a": jnp.ones((2, 4)), "b": jnp.ones((3, 6)),
+    ...           "c": jnp.ones((2, 4, 6))}
+    >>> masks = jprune.find_masks(
+    ...     params, .5, allocation=jprune.allocations.erdos_renyi())
+    >>> [int(mask.sum()) for mask in masks.values()]
+    [8, 12, 17]
+    """
+    power = check_number("`erdos_renyi(power=...)`", power)
+    if not isinstance(power, float) or not math.isfinite(power):
+        raise ValueError(
+            f"`erdos_renyi(power=...)` must be a finite number, got {power}."
+        )
+
+    def raw(shape: tuple[int, ...]) -> float:
+        dims = shape if kernel else shape[-2:]
+        return (sum(dims) / max(math.prod(dims), 1)) ** power
+
+    def counts(pools: Pools, sparsity: Any) -> Any:
+        units = pools.numbers * pools.sizes
+        raws = np.array([raw(shape) for shape in pools.shapes])
+        wanted = _counts.density_of(sparsity) * int(units.sum())
+        densities = _densities(raws, units, wanted)
+        if pools.kept is not None:
+            return [
+                pools.kept(1 - density, size)
+                for density, size in zip(densities, pools.sizes, strict=True)
+            ]
+        of_pools = np.repeat(np.arange(len(units)), pools.numbers)
+        total = _counts.count_of(_counts.left_of(sparsity, units.sum()))
+        dealt = _deal(densities[of_pools], pools.sizes[of_pools], total)
+        return jnp.split(dealt, np.cumsum(pools.numbers)[:-1])
+
+    return Allocation(counts)
+
+
+def _densities(raw: np.ndarray, units: np.ndarray, total: Any) -> Any:
+    """Proportional to ``raw``, or 1, so that ``total`` of all units stay."""
+    xp = jnp if isinstance(total, jax.Array) else np
+    order = np.argsort(-raw, kind="stable")
+    # With the first i leaves of this order dense, the others have this factor.
+    dense = np.cumsum(units[order]) - units[order]
+    weights = np.cumsum((raw * units)[order][::-1])[::-1]
+    factors = (total - dense) / np.where(weights > 0, weights, 1)
+    fits = factors * raw[order] <= 1
+    first = xp.argmax(xp.append(fits[:-1], True))
+    rest = xp.clip(factors[first] * raw, 0, 1)
+    return xp.where(np.argsort(order) < first, 1.0, rest)
+
+
+def _deal(densities: Any, sizes: np.ndarray, total: Count) -> jax.Array:
+    """Whole units for each pool, ``total`` in all, by the largest remainder."""
+    quotas, size = densities * sizes, _counts.count_of(sizes)
+    whole = _counts.floor_of(quotas)
+    whole = _counts.where(_counts.less(size, whole), size, whole)
+    full = _counts.equal(whole, size)
+    remainders = jnp.where(full, -1, quotas % 1)
+    place = jnp.argsort(jnp.argsort(remainders, descending=True, stable=True))
+    missing = _counts.subtract(total, _counts.total(whole))
+    wins = _counts.less(_counts.count_of(place), missing) & ~full
+    whole = _counts.add(whole, _counts.count_of(wins.astype(np.int32)))
+    # A float32 quota of millions is some units off: the largest pools settle it.
+    order = np.argsort(-sizes, kind="stable")
+    whole, size = jax.tree.map(lambda x: x[order], (whole, size))
+    found, room = _counts.total(whole), _counts.subtract(size, whole)
+    more = _counts.share(_counts.subtract(total, found), room)
+    less = _counts.share(_counts.subtract(found, total), whole)
+    whole = _counts.add(_counts.subtract(whole, less), more)
+    return _counts.to_int32(whole)[np.argsort(order)]
+
+
+_NORMALIZATIONS = (None, "l2", "lamp")
+
+
+def global_ranking(
+    normalize: str | None = None, min_density: float = 0.0
+) -> Allocation:
+    r"""One ranking of all units: leaves that matter less lose more.
+
+    Structures whose pools must be alike (``fan_in``, ``n_m``) are refused.
+
+    Args:
+      normalize: What makes scores of different layers comparable. ``"l2"``
+        divides by the norm of the layer's scores. ``"lamp"`` divides the square
+        of each score by the sum of the squares that are not smaller in its
+        layer, for scores that are not negative:
+        :math:`s_u^2 / \sum_{v \ge u} s_v^2`.
+      min_density: Every layer keeps at least this fraction of its units, rounded
+        up, by its own best; where that is more than the sparsity leaves, it is
+        what stays. Static.
+
+    Returns:
+      An :class:`Allocation`; the total is exact, and without ``min_density`` a
+      leaf may be lost whole. ``"lamp"`` sorts each layer, and gathers a layer
+      that a mesh divides for that; ``min_density`` selects once more.
+
+    Raises:
+      ValueError: An unknown ``normalize``, or ``min_density`` outside [0, 1].
+
+    References:
+      Lee et al., `Layer-adaptive sparsity for the Magnitude-based Pruning
+      <https://arxiv.org/abs/2010.07611>`_, 2020, equation 1: LAMP.
 
     >>> import jax.numpy as jnp, jprune
     >>> params = {"a": jnp.array([[1., 2.]]), "b": jnp.array([[30., 40.]])}
@@ -68,11 +205,71 @@ def global_ranking() -> Allocation:
     ...     params, .5, allocation=jprune.allocations.global_ranking())
     {'a': Array([[False, False]], dtype=bool), 'b': Array([[ True,  True]], dtype=bool)}
     """
-
-    def counts(units: Tree, sparsity: Any) -> Any:
-        size = sum(
-            np.prod(x.shape, dtype=np.int64) for x in jax.tree.leaves(units)
+    if normalize not in _NORMALIZATIONS:
+        raise ValueError(
+            "`global_ranking(normalize=...)` must be None, 'l2' or 'lamp', got "
+            f"{normalize!r}."
         )
-        return _kept(np.array(size, np.int64), sparsity)
+    density = check_number("`global_ranking(min_density=...)`", min_density)
+    if not isinstance(density, float) or not 0.0 <= density <= 1.0:
+        raise ValueError(
+            "`global_ranking(min_density=...)` must be a number in [0, 1], got "
+            f"{min_density}."
+        )
 
-    return Allocation(counts, joint=True)
+    def least(sizes: np.ndarray) -> np.ndarray:
+        # As a decimal: in binary .1 is more than a tenth, and 2 of 10 would stay.
+        exact = Fraction(repr(density))
+        return np.array([math.ceil(exact * int(n)) for n in sizes], np.int64)
+
+    def counts(pools: Pools, sparsity: Any) -> Any:
+        left = _counts.left_of(sparsity, (pools.numbers * pools.sizes).sum())
+        most = (pools.numbers * least(pools.sizes)).sum()
+        if not isinstance(left, _counts.Count):
+            return max(int(left), int(most))
+        most = _counts.count_of(most)
+        return _counts.where(_counts.less(left, most), most, left)
+
+    def normalized(units: Tree) -> Tree:
+        function = {"l2": _by_norm, "lamp": _lamp}[str(normalize)]
+        return jax.tree.map(function, units)
+
+    return Allocation(
+        counts,
+        **({} if normalize is None else {"normalize": normalized}),
+        joint=True,
+        least=least if density else None,
+    )
+
+
+def _scaled(x: jax.Array) -> jax.Array:
+    """Finite scores of each pool by their largest magnitude, 0 for others."""
+    finite = jnp.where(jnp.isfinite(x), x, 0)
+    axes = tuple(range(1, x.ndim))
+    top = jnp.max(jnp.abs(finite), axes, keepdims=True, initial=0)
+    return finite / jnp.where(top > 0, top, 1)
+
+
+def _by_norm(x: jax.Array) -> jax.Array:
+    """Each pool divided by its norm; what is not finite stays as it is."""
+    scaled = _scaled(x)
+    axes = tuple(range(1, x.ndim))
+    norm = jnp.sqrt(jnp.sum(scaled**2, axes, keepdims=True))
+    return jnp.where(jnp.isfinite(x), scaled / jnp.where(norm > 0, norm, 1), x)
+
+
+def _lamp(x: jax.Array) -> jax.Array:
+    """Each square by the sum of those that come no later in the order."""
+
+    def pools(x: jax.Array) -> jax.Array:
+        flat = x.reshape(x.shape[0], -1)
+        order = jnp.argsort(flat, axis=-1, descending=True, stable=True)
+        ranked = jnp.take_along_axis(_scaled(flat), order, -1) ** 2
+        sums = jnp.cumsum(ranked, axis=-1)
+        scores = ranked / jnp.where(sums > 0, sums, 1)
+        place = jnp.argsort(order, axis=-1)
+        scores = jnp.take_along_axis(scores, place, -1).reshape(x.shape)
+        return jnp.where(jnp.isfinite(x), scores, x)
+
+    sharding = jax.typeof(x).sharding
+    return rearrange(pools, x, sharding.mesh, sharding.spec)

@@ -1,14 +1,26 @@
 """Criteria: what matters. Higher scores are kept."""
 
+import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from jprune._trees import is_floating, like, wide
 from jprune._typing import Tree
 
-__all__ = ["Criterion", "magnitude", "random"]
+__all__ = [
+    "Criterion",
+    "custom",
+    "fisher",
+    "gradient",
+    "magnitude",
+    "movement",
+    "random",
+    "snip",
+    "taylor",
+]
 
 
 class Criterion(NamedTuple):
@@ -21,6 +33,8 @@ class Criterion(NamedTuple):
     init: Callable[[Tree], Any]  # params -> state
     update: Callable[[Tree, Any, Tree], Any]  # grads, state, params -> state
     score: Callable[..., Tree]  # params, state, grads, key -> scores
+    # Scores of units, as a structure pools them -> those that are ranked.
+    pooled: Callable[[Tree], Tree] = lambda units: units
 
 
 def _stateless(score: Callable[..., Tree]) -> Criterion:
@@ -32,10 +46,22 @@ def _stateless(score: Callable[..., Tree]) -> Criterion:
     )
 
 
-def _wide(x: jax.typing.ArrayLike) -> jax.Array:
-    """In float32 at least: 16-bit scores underflow."""
-    x = jnp.asarray(x)
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+def _required(call: str, params: Tree, grads: Tree | None) -> Tree:
+    """Refuses missing gradients."""
+    if grads is None and not jax.tree.leaves(params):
+        return params  # a part of `optax.partition` that got nothing
+    if grads is None:
+        raise ValueError(
+            f"`{call}` needs gradients: `find_masks(..., grads=grads)`, or in "
+            "training `jprune.with_gradients(optax.chain(...))` or "
+            "`tx.update(..., grad=grads)`; got None."
+        )
+    return grads
+
+
+def _product(w: Any, g: Any) -> jax.Array:
+    """``w * g`` in float32 at least."""
+    return wide(w) * wide(g)
 
 
 def magnitude() -> Criterion:
@@ -57,7 +83,7 @@ def magnitude() -> Criterion:
 
     def score(params: Tree, state: Any, grads: Any, key: Any) -> Tree:
         del state, grads, key  # the weights say it all
-        return jax.tree.map(lambda p: jnp.abs(_wide(p)), params)
+        return jax.tree.map(lambda p: jnp.abs(wide(p)), params)
 
     return _stateless(score)
 
@@ -94,3 +120,290 @@ def random() -> Criterion:
         return jax.tree.unflatten(structure, scores)
 
     return _stateless(score)
+
+
+def gradient() -> Criterion:
+    r"""Keeps the weights with the largest gradients: :math:`|g|`.
+
+    Needs gradients: ``find_masks(grads=...)``, or
+    :func:`jprune.with_gradients` around the chain.
+
+    Returns:
+      A :class:`Criterion` without state; scores in float32 at least.
+
+    References:
+      Evci et al., `Rigging the Lottery <https://arxiv.org/abs/1911.11134>`_,
+      2020, section 3: the score by which weights are grown.
+
+    >>> import jax.numpy as jnp, jprune
+    >>> jprune.find_masks(jnp.ones((1, 3)), 1 / 3,
+    ...                   grads=jnp.array([[2., -.1, -3.]]),
+    ...                   criterion=jprune.criteria.gradient())
+    Array([[ True, False,  True]], dtype=bool)
+    """
+
+    def score(params: Tree, state: Any, grads: Any, key: Any) -> Tree:
+        del state, key  # the gradients say it all
+        grads = _required("gradient()", params, grads)
+        return jax.tree.map(lambda g: jnp.abs(wide(g)), grads)
+
+    return _stateless(score)
+
+
+def taylor(
+    form: Literal["absolute", "signed", "squared"] = "absolute",
+) -> Criterion:
+    r"""Keeps the weights whose loss, to first order, is felt most.
+
+    Without the weights :math:`S` the loss changes by about
+    :math:`-\sum_{i \in S} w_i g_i`. Needs gradients, as :func:`gradient`.
+
+    Args:
+      form: How the products :math:`w_i g_i` make the score of a weight, and of
+        a unit whose weights a structure pools. Static.
+
+        - ``"absolute"``: :math:`|w_i g_i|`, then pooled: products of either
+          sign count as much. Pooled by L2, units rank by
+          :math:`\sum_i (w_i g_i)^2` (Molchanov et al. 2019).
+        - ``"signed"``: :math:`-w_i g_i`, then pooled: what helps by leaving
+          goes first. Pooled by the mean, units rank by the change of the loss.
+        - ``"squared"``: :math:`w_i g_i`, pooled, then squared. Pooled by the
+          mean, units rank by :math:`(\sum_i w_i g_i)^2`: products of opposite
+          sign cancel (the group form of Molchanov et al. 2019).
+
+        The last two are meant for structures that pool by the mean. Of single
+        weights ``"squared"`` ranks as ``"absolute"`` does.
+
+    Returns:
+      A :class:`Criterion` without state; scores in float32 at least.
+
+    Raises:
+      ValueError: Another ``form``; when used, if gradients are missing.
+
+    References:
+      Molchanov et al., `Pruning Convolutional Neural Networks for Resource
+      Efficient Inference <https://arxiv.org/abs/1611.06440>`_, 2017; Molchanov
+      et al., `Importance Estimation for Neural Network Pruning
+      <https://arxiv.org/abs/1906.10771>`_, 2019, section 3.
+
+    >>> import jax.numpy as jnp, jprune
+    >>> params, grads = jnp.array([[1., 2., 3.]]), jnp.array([[5., -4., 1.]])
+    >>> def find(form):
+    ...     return jprune.find_masks(params, 1 / 3, grads=grads,
+    ...                              criterion=jprune.criteria.taylor(form))
+    >>> find("absolute"), find("signed")
+    (Array([[ True,  True, False]], dtype=bool), Array([[False,  True,  True]], dtype=bool))
+    """
+    forms: dict[str, Callable[[jax.Array], jax.Array]] = {
+        "absolute": jnp.abs,
+        "signed": jnp.negative,
+        "squared": lambda x: x,
+    }
+    if form not in forms:
+        raise ValueError(
+            f"`taylor(form)` must be one of {', '.join(map(repr, forms))}, got "
+            f"{form!r}."
+        )
+
+    def score(params: Tree, state: Any, grads: Any, key: Any) -> Tree:
+        del state, key  # the products say it all
+        grads = _required("taylor()", params, grads)
+        return jax.tree.map(
+            lambda w, g: forms[form](_product(w, g)), params, grads
+        )
+
+    if form != "squared":
+        return _stateless(score)
+    return _stateless(score)._replace(
+        pooled=lambda units: jax.tree.map(jnp.square, units)
+    )
+
+
+def _accumulated(
+    call: str, step: Callable[[jax.Array], jax.Array]
+) -> Criterion:
+    """Scores that grow by ``step(w * g)`` at every update."""
+
+    def init(params: Tree) -> Tree:
+        return jax.tree.map(lambda p: jnp.zeros_like(wide(p)), params)
+
+    def update(grads: Tree | None, state: Tree, params: Tree) -> Tree:
+        return jax.tree.map(
+            lambda s, w, g: s + step(_product(w, g)).astype(s.dtype),
+            state,
+            params,
+            _required(call, params, grads),
+        )
+
+    def score(params: Tree, state: Tree, grads: Any, key: Any) -> Tree:
+        del params, grads, key  # the state says it all
+        return state
+
+    return Criterion(init, update, score)
+
+
+def movement() -> Criterion:
+    r"""Keeps the weights that training moves away from zero.
+
+    .. math::
+
+      S_i = -\sum_t w_i^{(t)} g_i^{(t)}
+
+    over all updates so far: positive where gradient descent makes
+    :math:`|w_i|` grow. Made for fine-tuning. What is pruned is zero and moves no
+    more: its score stays. Scores have a sign, so a structure should pool them by
+    the mean. Needs gradients, as :func:`gradient`.
+
+    Returns:
+      A :class:`Criterion`; its state are the sums, in float32 at least, like the
+      parameters. Cost: one fused pass per update.
+
+    References:
+      Sanh et al., `Movement Pruning <https://arxiv.org/abs/2005.07683>`_, 2020,
+      section 4.
+
+    >>> import jax.numpy as jnp, optax, jprune
+    >>> tx = jprune.with_gradients(optax.chain(
+    ...     optax.sgd(.1), jprune.prune(.5, criterion=jprune.criteria.movement())))
+    >>> params = jnp.array([[1., -4.]])
+    >>> updates, state = tx.update(jnp.array([[-1., -1.]]), tx.init(params), params)
+    >>> optax.apply_updates(params, updates)  # 1 grows, -4 shrinks
+    Array([[1.1, 0. ]], dtype=float32)
+    """
+    return _accumulated("movement()", jnp.negative)
+
+
+def fisher() -> Criterion:
+    r"""Keeps the weights to which the loss is most sensitive, to second order.
+
+    .. math::
+
+      S_i = \sum_t (w_i^{(t)} g_i^{(t)})^2
+
+    over all updates so far. The mean of :math:`g^2` estimates the diagonal of
+    the Fisher information, which near a minimum is that of the Hessian; half of
+    it times :math:`w_i^2` is what the loss rises by without :math:`w_i`. Needs
+    gradients, as :func:`gradient`; the smaller the batches, the better the
+    estimate.
+
+    Returns:
+      A :class:`Criterion`; its state are the sums, in float32 at least, like the
+      parameters. Cost: one fused pass per update.
+
+    References:
+      Theis et al., `Faster gaze prediction with dense networks and Fisher
+      pruning <https://arxiv.org/abs/1801.05787>`_, 2018, section 2; Singh and
+      Alistarh, `WoodFisher <https://arxiv.org/abs/2004.14340>`_, 2020.
+
+    >>> import jax.numpy as jnp, jprune
+    >>> jprune.find_masks(jnp.array([[1., -4.]]), .5,
+    ...                   grads=jnp.array([[6., 1.]]),
+    ...                   criterion=jprune.criteria.fisher())
+    Array([[ True, False]], dtype=bool)
+    """
+    return _accumulated("fisher()", jnp.square)
+
+
+def snip(
+    loss: Callable[[Tree, Any], jax.typing.ArrayLike], params: Tree, batch: Any
+) -> Criterion:
+    r"""Keeps the connections that matter before any training: :math:`|w g|`.
+
+    The gradients :math:`g` are those of ``loss(params, batch)`` at these
+    parameters; whatever gradients come later, the scores stay. The published
+    method ranks all connections of the network together:
+    ``allocation=global_ranking()``.
+
+    Args:
+      loss: ``(params, batch) -> scalar``, differentiable.
+      params: The parameters at initialisation: the tree to be pruned, whole.
+      batch: What ``loss`` needs beside them; the larger, the steadier.
+
+    Returns:
+      A :class:`Criterion`; its state are the scores, in float32 at least, like
+      the parameters.
+
+    References:
+      Lee et al., `SNIP: Single-shot Network Pruning based on Connection
+      Sensitivity <https://arxiv.org/abs/1810.02340>`_, 2019, section 4.
+
+    >>> import jax.numpy as jnp, jprune
+    >>> def loss(w, x):
+    ...     return jnp.sum((x @ w) ** 2)
+    >>> w = jnp.array([[1.], [-2.]])
+    >>> criterion = jprune.criteria.snip(loss, w, jnp.array([[3., 1.]]))
+    >>> jprune.find_masks(w, .5, criterion=criterion)  # |w g| = 6 and 4
+    Array([[ True],
+           [False]], dtype=bool)
+    """
+    grads = jax.grad(loss, allow_int=True)(params, batch)
+    scores = jax.tree.map(
+        lambda w, g: jnp.abs(_product(w, g)) if is_floating(w) else None,
+        params,
+        grads,
+    )
+
+    def init(chosen: Tree) -> Tree:
+        mine = like(chosen, scores, "`snip(loss, params, batch)`", "score")
+        # A copy: the state may be donated, these scores must stay.
+        return jax.tree.map(jnp.array, mine)
+
+    return Criterion(
+        init=init,
+        update=lambda grads, state, params: state,
+        score=lambda params, state, grads, key: state,
+    )
+
+
+def custom(fn: Callable[..., Tree]) -> Criterion:
+    """Keeps what a function of yours scores highest.
+
+    Args:
+      fn: ``params -> scores``, or ``(params, grads) -> scores`` if it takes two
+        arguments, in which case gradients are needed, as for :func:`gradient`.
+        Both are trees; leaves that are not pruned are ``optax.MaskedNode``.
+        Scores are a floating tree like ``params``.
+
+    Returns:
+      A :class:`Criterion` without state. For state, or a random key, write a
+      :class:`Criterion`.
+
+    Raises:
+      ValueError: ``fn`` is not callable; when used, if gradients are missing.
+
+    >>> import jax, jax.numpy as jnp, jprune
+    >>> def relative(params):
+    ...     return jax.tree.map(lambda w: abs(w) / abs(w).max(), params)
+    >>> masks = jprune.find_masks(
+    ...     [jnp.array([[1., 2.]]), jnp.array([[30., 10.]])], .5,
+    ...     criterion=jprune.criteria.custom(relative),
+    ...     allocation=jprune.allocations.global_ranking())
+    >>> [m.tolist() for m in masks]
+    [[[False, True]], [[True, False]]]
+    """
+    if not callable(fn):
+        raise ValueError(
+            f"`custom(fn)` must be a function of a tree to a tree, got {fn!r}."
+        )
+    takes_grads = _required_arguments(fn) > 1
+
+    def score(params: Tree, state: Any, grads: Any, key: Any) -> Tree:
+        del state, key  # write a `Criterion` for more
+        if takes_grads:
+            return fn(params, _required("custom(fn)", params, grads))
+        return fn(params)
+
+    return _stateless(score)
+
+
+def _required_arguments(fn: Callable[..., Any]) -> int:
+    """Positional arguments without a default."""
+    try:
+        parameters = inspect.signature(fn).parameters.values()
+    except ValueError:  # some functions written in C have no signature
+        return 1
+    kinds = (
+        inspect.Parameter.POSITIONAL_ONLY,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    )
+    return sum(p.kind in kinds and p.default is p.empty for p in parameters)

@@ -6,8 +6,7 @@ the wanted count, go on. A sample says where to begin. No sort, no
 concatenation; on a mesh only counts travel.
 """
 
-import math
-from collections.abc import Callable
+from collections.abc import Iterable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,6 +18,15 @@ from jax import lax
 from jprune import _counts
 from jprune._checks import check_floating, is_traced
 from jprune._counts import Count
+from jprune._cuts import (
+    Leaf,
+    count_at_most,
+    count_candidates,
+    count_true,
+    count_under,
+    mark,
+)
+from jprune._search import search
 from jprune._trees import is_hole, leaves_with_path, rebuild
 from jprune._typing import Masks, Tree
 
@@ -85,16 +93,18 @@ def _checked_k(k: Any, size: int) -> Count:
 
 def select(
     units: list[jax.Array],
-    wanted: Count | list[Count],
+    wanted: Count | jax.Array,
     kept: list[jax.Array] | None = None,
+    marked: jax.Array | None = None,
 ) -> list[jax.Array]:
     """Marks the best units of each pool, or of all pools in one ranking.
 
     Args:
       units: Scores; axis 0 of each indexes pools, the others units.
-      wanted: How many to mark: one scalar count for one ranking of all units,
-        or a ``[pools]`` count for each entry of ``units``.
+      wanted: How many to mark: a scalar :class:`Count` for one ranking of all
+        units, or int32 numbers for the pools of each leaf in turn.
       kept: Bool arrays like ``units``: units that come before all others.
+      marked: :func:`count_kept` of ``kept``, if it is known.
 
     Returns:
       Bool arrays like ``units``.
@@ -106,89 +116,71 @@ def select(
                 "selection counts below 2**31 in one leaf."
             )
     if not isinstance(wanted, Count):
-        stacked = jax.tree.map(lambda *c: jnp.concatenate(c), *wanted)
-        return _select(units, stacked, kept, joint=False)
+        each = _counts.count_of(wanted)
+        return _select(units, each, kept, marked, joint=False)
     # One ranking is one pool; what were pools are units like any others.
-    units = [x[None] for x in units]
-    kept = kept and [x[None] for x in kept]
-    wanted = jax.tree.map(lambda x: x[None], wanted)
-    return [mask[0] for mask in _select(units, wanted, kept, joint=True)]
+    masks = _select(
+        list(map(_one_pool, units)),
+        jax.tree.map(lambda x: x[None], wanted),
+        kept and list(map(_one_pool, kept)),
+        marked,
+        joint=True,
+    )
+    return [
+        mask if len(x) == 1 else mask[0]
+        for x, mask in zip(units, masks, strict=True)
+    ]
 
 
-def count_kept(masks: list[jax.Array], *, joint: bool) -> Count:
-    """Marked units of each pool in turn, or of all together (a scalar)."""
-    counts = jnp.concatenate([_count(x)[0] for x in masks])
-    count = _counts.count_of(counts)
-    return _counts.total(count) if joint else count
+def _one_pool(units: jax.Array) -> jax.Array:
+    return units if len(units) == 1 else units[None]
 
 
-class _Leaf(NamedTuple):
-    """One leaf of units, and what makes a unit a candidate."""
-
-    scores: jax.Array  # [pools, ...] floating
-    kept: jax.Array | None  # [pools, ...] bool; None: all are candidates
-    grow: jax.Array | None  # [pools] bool: the candidates are those not kept
-
-
-class _Bracket(NamedTuple):
-    """Keys ``low < high`` with ``under_low <= lost <= under_high``."""
-
-    low: jax.Array  # [pools] unsigned
-    high: jax.Array
-    under_low: Count  # [pools] candidates at or under ``low``
-    under_high: Count
-
-
-_Counter = Callable[[jax.Array], list[Count]]
+def count_kept(masks: list[jax.Array], *, joint: bool) -> jax.Array:
+    """Marked units, int32: of each leaf if ``joint``, else of all its pools."""
+    one = _one_pool if joint else lambda x: x
+    return jnp.concatenate([count_true(one(x)) for x in masks])
 
 
 class _Plan(NamedTuple):
-    """How values of all pools go to the leaves, and counts come back.
+    """How values go to the leaves, and counts come back.
 
-    Pools follow each other leaf after leaf; or, if ``joint``, there is one.
+    An *entry* is what one leaf has of one pool; entries follow each other leaf
+    after leaf. Each is a pool of its own; or, if ``joint``, all are one pool.
     """
 
     joint: bool
     pools: tuple[int, ...]  # of each leaf
 
-    def rows(self, arrays: list[jax.Array]) -> list[list[jax.Array]]:
-        """The rows of each array, sliced once where leaves share them."""
-        if self.joint:
-            return [list(arrays[0])] * len(arrays)
-        return [list(x) for x in arrays]
-
-    def spread(self, values: jax.Array) -> list[jax.Array]:
-        """``[..., pools]`` to one array for each leaf."""
-        if self.joint:
-            return [values] * len(self.pools)
-        return _parts(values, self.pools)
-
-    def each(self, counts: list[list[jax.Array]]) -> jax.Array:
-        """``[counts, leaves, pools]``, where one pool may have many leaves."""
+    def pooled(self, each: jax.Array) -> Count:
+        """Counts ``[..., entries]`` to those of pools, ``[..., pools]``."""
+        counts = _counts.count_of(each)
         if not self.joint:
-            pairs = zip(*counts, strict=True)
-            return jnp.stack([jnp.concatenate(c) for c in pairs])[:, None]
+            return counts
+        first = jax.tree.map(lambda c: jnp.moveaxis(c, -1, 0), counts)
+        return jax.tree.map(lambda c: c[..., None], _counts.total(first))
+
+    def joined(self, counts: Iterable[list[jax.Array]]) -> jax.Array:
+        """Some counts ``[pools]`` of each leaf to ``[counts, entries]``."""
+        each = list(counts)
+        if max(self.pools) > 1:
+            pairs = zip(*each, strict=True)
+            return jnp.stack([jnp.concatenate(c) for c in pairs])
         # One concatenation, not one per count: it compiles much faster.
-        flat = jnp.concatenate([c for leaf in counts for c in leaf])
-        return jnp.swapaxes(flat.reshape(len(counts), len(counts[0]), 1), 0, 1)
+        flat = jnp.concatenate([c for leaf in each for c in leaf])
+        return flat.reshape(len(each), -1).T
 
-    def sums(self, counts: list[list[jax.Array]]) -> list[Count]:
-        """For each of some counts of each leaf, those of all pools."""
-        each = jnp.swapaxes(self.each(counts), 0, 1)
-        total = _counts.total(_counts.count_of(each))
-        return [Count(*x) for x in zip(*total, strict=True)]
-
-
-def _parts(values: jax.Array, pools: tuple[int, ...]) -> list[jax.Array]:
-    """``[..., sum(pools)]`` cut into one array for each leaf."""
-    if max(pools) > 1 or len(pools) == 1:
-        return jnp.split(values, np.cumsum(pools)[:-1], axis=-1)
-    # By sums and not by slices: a slice becomes part of its leaf's loop, which
-    # then is compiled for every leaf, and not once for all of one shape.
-    return [
-        jnp.sum(values, -1, where=row, keepdims=True).astype(values.dtype)
-        for row in np.eye(len(pools), dtype=bool)
-    ]
+    def parts(self, values: jax.Array) -> list[jax.Array]:
+        """``[..., entries]`` cut into one array for each leaf."""
+        pools = self.pools
+        if max(pools) > 1 or len(pools) == 1:
+            return jnp.split(values, np.cumsum(pools)[:-1], axis=-1)
+        # By sums and not by slices: a slice becomes part of its leaf's loop,
+        # which then is compiled for every leaf, and not once for one shape.
+        return [
+            jnp.sum(values, -1, where=row, keepdims=True).astype(values.dtype)
+            for row in np.eye(len(pools), dtype=bool)
+        ]
 
 
 @partial(jax.jit, static_argnames="joint")
@@ -196,103 +188,93 @@ def _select(
     units: list[jax.Array],
     wanted: Count,
     kept: list[jax.Array] | None,
+    marked: jax.Array | None,
     *,
     joint: bool,
 ) -> list[jax.Array]:
     """See :func:`select`; ``wanted`` has an entry for each pool."""
     plan = _Plan(joint, tuple(x.shape[0] for x in units))
-    sizes = [np.full(x.shape[0], x[0].size, np.int64) for x in units]
-    full = sum(sizes) if joint else np.concatenate(sizes)
-    available = _counts.count_of(full)
-    leaves = [_Leaf(x, None, None) for x in units]
+    leaves = [Leaf(x, None, None) for x in units]
+    available = jnp.concatenate(list(map(count_candidates, leaves)))
     if kept is not None:
         # Kept units come first: with enough of them the choice is among them,
         # else they all stay and the choice is among the others.
-        marked = plan.sums([_count(x) for x in kept])[0]
-        grow = _counts.less(marked, wanted)
-        rest = _counts.subtract(wanted, marked)
-        others = _counts.subtract(available, marked)
+        marked = count_kept(kept, joint=False) if marked is None else marked
+        total = plan.pooled(marked)
+        grow = _counts.less(total, wanted)
+        rest = _counts.subtract(wanted, total)
         wanted = _counts.where(grow, rest, wanted)
-        available = _counts.where(grow, others, marked)
-        leaves = list(map(_Leaf, units, kept, plan.spread(grow)))
-
-    lost = _counts.subtract(available, wanted)
-    found, asked = _threshold(plan, leaves, lost, available)
-    limits = plan.rows(plan.spread(asked[-2:]))
-
-    def divide_ties() -> jax.Array:
-        above = _counts.subtract(available, found.under_high)
-        missing = _counts.subtract(wanted, above)
-        return _tie_bounds(plan, leaves, limits, missing)
-
-    bounds = lax.cond(
-        jnp.all(_counts.equal(found.under_low, lost)),
-        lambda: jnp.full(sum(plan.pools), 2**31, np.uint32),
-        divide_ties,
-    )
-    return list(map(_mask, leaves, limits, _parts(bounds, plan.pools)))
+        available = jnp.where(grow, available - marked, marked)
+        each = jnp.broadcast_to(grow, available.shape)
+        leaves = list(map(Leaf, units, kept, plan.parts(each)))
+    lost = _counts.subtract(plan.pooled(available), wanted)
+    cut = _find_cut(plan, leaves, lost, available)
+    return list(map(mark, leaves, plan.parts(cut)))
 
 
-def _threshold(
-    plan: _Plan, leaves: list[_Leaf], lost: Count, available: Count
-) -> tuple[_Bracket, jax.Array]:
-    """Finds the key under which lie the ``lost`` candidates of each pool."""
+def _find_cut(
+    plan: _Plan, leaves: list[Leaf], lost: Count, available: jax.Array
+) -> jax.Array:
+    """The cut under which lie the ``lost`` candidates of each pool."""
     wide = any(x.scores.dtype == jnp.float64 for x in leaves)
-    unsigned = np.dtype(np.uint64 if wide else np.uint32)
-    sign, infinity = _landmarks(unsigned)
-    start = _Bracket(
-        low=jnp.full(lost.low.shape, sign - infinity - 1),
-        high=jnp.full(lost.low.shape, sign + infinity + 1),
-        under_low=jax.tree.map(jnp.zeros_like, lost),
-        under_high=available,
-    )
+    dtype = np.uint64 if wide else np.uint32
 
-    def counter(leaves: list[_Leaf]) -> _Counter:
-        def count(limits: jax.Array) -> list[Count]:
-            rows = plan.rows(plan.spread(limits))
-            return plan.sums(list(map(_count_under, leaves, rows)))
+    def find(
+        some: list[Leaf], lost: Count, available: jax.Array, **how: Any
+    ) -> Any:
+        its = plan._replace(pools=tuple(x.scores.shape[0] for x in some))
 
-        return count
+        def all_under(cuts: jax.Array) -> jax.Array:
+            return its.joined(map(count_under, some, its.parts(cuts)))
+
+        def at_most(cuts: jax.Array) -> jax.Array:
+            return its.joined(map(count_at_most, some, its.parts(cuts)))
+
+        def count(cuts: jax.Array, ties: jax.Array) -> jax.Array:
+            # Comparing scores alone is faster, but twice as much to compile.
+            if len(leaves) > 16:
+                return all_under(cuts)
+            return lax.cond(ties, all_under, at_most, cuts)
+
+        size = max(x.scores[0].size for x in some)
+        return search(count, plan.pooled, lost, available, size, dtype, **how)
 
     points = 7 if len(leaves) <= 16 else 3
     some = _sample(plan, leaves)
     if not some:
-        return _search(counter(leaves), _limits, lost, start, points)
+        return find(leaves, lost, available, points=points)[0]
     # The bracket that holds the wanted key in a sample, three standard errors
     # to each side, most likely holds it in all.
-    if some[0].kept is not None:
-        most = plan.sums([_count(_candidates(x)) for x in some])[0]
-    else:
-        sizes = [np.full(len(x.scores), x.scores[0].size) for x in some]
-        most = _counts.count_of(sum(sizes) if plan.joint else sizes[0])
-    seen, part = _counts.to_float(most), _counts.to_float(lost)
-    middle = seen * part / jnp.maximum(_counts.to_float(available), 1)
+    here = jnp.concatenate(list(map(count_candidates, some)))
+    most, part = plan.pooled(here), _counts.to_float(lost)
+    whole = _counts.to_float(plan.pooled(available))
+    seen = _counts.to_float(most)
+    middle = seen * part / jnp.maximum(whole, 1)
     rest = jnp.maximum(seen - middle, 0) / jnp.maximum(seen, 1)
     margin = 1 + 3 * jnp.sqrt(middle * rest)
-    ends = []
-    for place in (middle - margin, middle + margin):
-        rank = _counts.count_of(jnp.clip(place, 0, seen).astype(np.int32))
-        begin = start._replace(under_high=most)
-        ends.append(_search(counter(some), _limits, rank, begin, 7)[0])
-    hint = ends[0].low, ends[1].high
-    return _search(counter(leaves), _limits, lost, start, points, hint)
+    rank = _counts.count_of(middle.astype(np.int32))
+    hint = find(some, rank, here, points=7, enough=margin)[1]
+    return find(leaves, lost, available, points=points, hint=hint)[0]
 
 
-def _sample(plan: _Plan, leaves: list[_Leaf]) -> list[_Leaf]:
+def _sample(plan: _Plan, leaves: list[Leaf]) -> list[Leaf]:
     """About one in 64 units of the largest leaves, at most 2**17; [] if few.
 
     Regular slices, and none across devices. A bad sample costs passes, and
-    nothing else.
+    nothing else. Where leaves are pools of their own, each is sampled.
     """
-    if not plan.joint and len(leaves) > 1:
-        return []  # every leaf would need its own
-    leaves = sorted(leaves, key=lambda x: -x.scores.size)[:16]
+    if plan.joint:
+        leaves = sorted(leaves, key=lambda x: -x.scores.size)[:16]
+    elif sum(plan.pools) > 16:
+        return []
     size = sum(x.scores.size for x in leaves)
-    if size < 2**18 * leaves[0].scores.shape[0]:
+    if size < 2**18:
         return []
     some = []
     for leaf in leaves:
-        left, slices = max(64, size >> 17), [slice(None)]
+        part = size if plan.joint else leaf.scores.size
+        left = max(64, size >> 17) if part >= 2**16 else 1
+        slices: list[Any] = [slice(None)]
         shape, spec = leaf.scores.shape, jax.typeof(leaf.scores).sharding.spec
         for axis in range(1, len(shape)):
             free = spec[axis] is None and left > 1
@@ -304,243 +286,4 @@ def _sample(plan: _Plan, leaves: list[_Leaf]) -> list[_Leaf]:
         if left == 1:
             kept = None if leaf.kept is None else leaf.kept[*slices]
             some.append(leaf._replace(scores=leaf.scores[*slices], kept=kept))
-    return some
-
-
-def _search(
-    count: _Counter,
-    look: Callable[[jax.Array], jax.Array],
-    lost: Count,
-    start: _Bracket,
-    points: int,
-    hint: tuple[jax.Array, jax.Array] | None = None,
-) -> tuple[_Bracket, jax.Array]:
-    """Finds the key at or under which there are ``lost`` candidates.
-
-    Each pass over the units counts at a few keys: around the place where the
-    wanted key would be if those in the bracket were evenly spread, so that the
-    search ends soon, or across the bracket, so that it always ends.
-
-    Args:
-      count: The candidates at or under each of some keys, but the last two.
-      look: What ``count`` takes for some keys.
-      lost: How many are wanted.
-      start: What to begin with; its ends are not asked for.
-      points: How many keys to ask for in one pass.
-      hint: Between which keys to look first.
-
-    Returns:
-      A bracket whose ``low`` has exactly ``lost`` candidates, or whose ends
-      are neighbours; and what ``look`` makes of the last keys, its ends last.
-    """
-    real = np.float64 if start.low.dtype.itemsize == 8 else np.float32
-    spots = np.arange(points, dtype=real)
-
-    def unfinished(now: Any) -> jax.Array:
-        here = now[0]
-        inexact = ~_counts.equal(here.under_low, lost)
-        return jnp.any(inexact & (here.high - here.low > 1))
-
-    def across(low: jax.Array, high: jax.Array, first: Any, step: Any) -> Any:
-        width = high - low
-        places = jnp.clip(first + step * spots[:, None], 0, 1)
-        keys = (places * width.astype(real)).astype(low.dtype)
-        return low + jnp.minimum(keys, width)
-
-    # Keys go through the loop as the leaves need them: else the making of them
-    # becomes part of every leaf's loop.
-    def ready(now: _Bracket, keys: jax.Array, turn: Any) -> Any:
-        keys = jnp.clip(keys, now.low + 1, now.high - 1)
-        asked = look(jnp.concatenate([keys, now.low[None], now.high[None]]))
-        return now, keys, asked, turn
-
-    def narrow(now: Any) -> Any:
-        (low, high, under_low, under_high), keys, asked, turn = now
-        for key, here in zip(keys, count(asked), strict=True):
-            few = ~_counts.less(lost, here)
-            up, down = few & (key > low), ~few & (key < high)
-            low, high = jnp.where(up, key, low), jnp.where(down, key, high)
-            under_low = _counts.where(up, here, under_low)
-            under_high = _counts.where(down, here, under_high)
-        inside = _counts.to_float(_counts.subtract(under_high, under_low))
-        beyond = _counts.to_float(_counts.subtract(lost, under_low))
-        inside = jnp.maximum(inside, 1).astype(real)
-        # Half a unit further: between this unit and the next.
-        guess = jnp.minimum((beyond.astype(real) + 0.5) / inside, 1)
-        even, half = 1 / (points + 1), points // 2
-        error = 2 * jnp.sqrt(guess * (1 - guess) / inside)
-        step = jnp.minimum(error / half, even)
-        step = jnp.where((turn > 4) & (turn % 2 == 1), even, step)
-        edge = step * (half + 1)
-        first = jnp.clip(guess, edge, 1 - edge) - step * half
-        keys = across(low, high, first, step)
-        return ready(_Bracket(low, high, under_low, under_high), keys, turn + 1)
-
-    if hint is None:
-        keys = across(start.low, start.high, 1 / (points + 1), 1 / (points + 1))
-    else:
-        keys = across(*hint, 0, 1 / (points - 1)).at[-1].set(hint[1])
-    found, _, asked, _ = lax.while_loop(
-        unfinished, narrow, ready(start, keys, 0)
-    )
-    return found, asked
-
-
-def _tie_bounds(
-    plan: _Plan,
-    leaves: list[_Leaf],
-    limits: list[list[jax.Array]],
-    missing: Count,
-) -> jax.Array:
-    """For each pool of each leaf the flat index before which ties are taken.
-
-    Leaf after leaf takes all or none of its ties, but for one in each pool; in
-    that one the index is searched for like a key.
-    """
-    under = plan.each(list(map(_count_ends, leaves, limits)))
-    ties = under[1] - under[0]
-    shares = _counts.to_int32(_counts.share(missing, _counts.count_of(ties)))
-    divided = (shares > 0) & (shares < ties)
-
-    def here(values: jax.Array) -> Count:
-        return _counts.count_of(jnp.sum(values, 0, np.int32, where=divided))
-
-    def count(indices: jax.Array) -> list[Count]:
-        rows = plan.rows(plan.spread(indices))
-        each = plan.each(list(map(_count_ties, leaves, limits, rows)))
-        return list(map(here, each))
-
-    size = max(x.scores[0].size for x in leaves)
-    start = _Bracket(
-        low=jnp.zeros(missing.low.shape, np.uint32),
-        high=jnp.full(missing.low.shape, size, np.uint32),
-        under_low=here(jnp.zeros_like(ties)),
-        under_high=here(ties),
-    )
-    bound = _search(count, lambda x: x, here(shares), start, 2)[0].low
-    whole = jnp.where(shares > 0, np.uint32(2**31), np.uint32(0))
-    bounds = jnp.where(divided, bound, whole)
-    return bounds[:, 0] if plan.joint else bounds[0]
-
-
-def _landmarks(dtype: np.dtype[Any]) -> tuple[Any, Any]:
-    """The key of 0, and how far from it the keys of infinity are."""
-    real = np.dtype(np.float64 if dtype.itemsize == 8 else np.float32)
-    sign = np.array(1, dtype) << np.array(8 * dtype.itemsize - 1, dtype)
-    return sign, np.array(np.inf, real).view(dtype)
-
-
-def _limits(keys: jax.Array) -> jax.Array:
-    """The floats that keys stand for; beyond the infinities they are NaN.
-
-    Keys are bit patterns, turned so that they rise with the floats.
-    """
-    sign, _ = _landmarks(keys.dtype)
-    real = np.dtype(np.float64 if keys.dtype.itemsize == 8 else np.float32)
-    bits = jnp.where(keys < sign, sign + (sign - keys), keys - sign)
-    return lax.bitcast_convert_type(bits, real)
-
-
-def _wide(values: jax.Array, leaf: _Leaf) -> jax.Array:
-    """A value per pool, to broadcast over the pool's units."""
-    return values.reshape((-1,) + (1,) * (leaf.scores.ndim - 1))
-
-
-def _under(leaf: _Leaf, limit: jax.Array) -> jax.Array:
-    """Which scores are at or under a limit; NaN is above all, -0 is 0.
-
-    Scores are compared as floats: subnormals are what the backend takes them
-    for, as they are in ``jnp.argsort``.
-    """
-    return leaf.scores.astype(limit.dtype) <= _wide(limit, leaf)
-
-
-def _under_end(leaf: _Leaf, limit: jax.Array) -> jax.Array:
-    """The same for the high end of a bracket: all is under NaN."""
-    return _under(leaf, limit) | _wide(jnp.isnan(limit), leaf)
-
-
-def _candidates(leaf: _Leaf, flags: jax.Array | bool = True) -> jax.Array:
-    """Those of ``flags`` between which is chosen."""
-    if leaf.kept is None or leaf.grow is None:
-        return jnp.asarray(flags)
-    return flags & (leaf.kept != _wide(leaf.grow, leaf))
-
-
-def _count(*flags: jax.Array) -> list[jax.Array]:
-    """True entries of each pool, of several arrays in one read, int32."""
-    if len(flags) == 1:
-        # The compiler splits a sum of one array, and stores what is summed.
-        flags = flags[0], ~flags[0]
-        return list(lax.optimization_barrier(tuple(_count(*flags))))[:1]
-    shape = flags[0].shape
-    # Rows first, if they are long: the CPU backend shares out what is summed to
-    # several numbers among its threads.
-    rows = shape[0] == 1 and np.prod(shape[2:], dtype=int) >= 512
-    counts = lax.reduce(
-        tuple(flag.astype(np.int32) for flag in flags),
-        (np.int32(0),) * len(flags),
-        lambda a, b: tuple(map(lax.add, a, b)),
-        tuple(range(2 if rows else 1, len(shape))),
-    )
-    if rows:
-        return [jnp.sum(c, axis=1, dtype=np.int32) for c in counts]
-    return list(counts)
-
-
-def _before(leaf: _Leaf, bound: jax.Array) -> jax.Array:
-    """Whether the flat index in the pool is below a bound."""
-    # Axis by axis and with no flat index: the compiler would prepare that
-    # outside a loop, and keep it.
-    shape, edges = leaf.scores.shape, []
-    for axis in range(1, len(shape)):
-        stride = np.uint32(max(math.prod(shape[axis + 1 :]), 1))
-        edges.append(_wide(lax.div(bound, stride), leaf))
-        bound = lax.rem(bound, stride)
-    here = _wide(bound, leaf) > 0
-    for axis in range(len(shape) - 1, 0, -1):
-        place = lax.broadcasted_iota(np.uint32, shape, axis)
-        edge = edges[axis - 1]
-        here = (place < edge) | ((place == edge) & here)
-    return here
-
-
-# What is done per leaf is jitted, to be traced once for all leaves of one shape.
-
-
-@jax.jit
-def _count_under(leaf: _Leaf, limits: list[jax.Array]) -> list[jax.Array]:
-    if leaf.kept is not None or leaf.scores.dtype != limits[0].dtype:
-        # Without the barrier the compiler prepares the scores once, outside
-        # the loop, and keeps them: a copy of the scores, and no faster.
-        leaf, limits = lax.optimization_barrier((leaf, limits))
-    flags = (_under(leaf, limit) for limit in limits[:-2])
-    return _count(*(_candidates(leaf, x) for x in flags))
-
-
-@jax.jit
-def _count_ends(leaf: _Leaf, limits: list[jax.Array]) -> list[jax.Array]:
-    ends = _under(leaf, limits[-2]), _under_end(leaf, limits[-1])
-    return _count(*(_candidates(leaf, x) for x in ends))
-
-
-@jax.jit
-def _count_ties(
-    leaf: _Leaf, limits: list[jax.Array], bounds: list[jax.Array]
-) -> list[jax.Array]:
-    """Candidates in the bracket before some flat indices."""
-    leaf, limits, bounds = lax.optimization_barrier((leaf, limits, bounds))
-    ties = ~_under(leaf, limits[-2]) & _under_end(leaf, limits[-1])
-    ties = _candidates(leaf, ties)
-    return _count(*(ties & _before(leaf, bound) for bound in bounds[:-2]))
-
-
-@jax.jit
-def _mask(leaf: _Leaf, limits: list[jax.Array], bound: jax.Array) -> jax.Array:
-    """What was kept and is no candidate, scores above, the first of the ties."""
-    above = ~_under_end(leaf, limits[-1]) | _before(leaf, bound)
-    best = ~_under(leaf, limits[-2]) & above
-    if leaf.kept is None or leaf.grow is None:
-        return best
-    grow = _wide(leaf.grow, leaf)
-    return jnp.where(grow, leaf.kept | best, leaf.kept & best)
+    return some if plan.joint or len(some) == len(leaves) else []

@@ -110,6 +110,31 @@ WHEN_MADE: list[tuple[str, Callable[[], Any]]] = [
         "`random()` needs a key",
         lambda: jprune.find_masks(PARAMS, 0.5, criterion=criteria.random()),
     ),
+    (
+        "`fisher()` needs gradients: `find_masks(..., grads=grads)`, or in training `jprune.with_gradients(",
+        lambda: jprune.find_masks(PARAMS, 0.5, criterion=criteria.fisher()),
+    ),
+    (
+        "`find_masks(grads=...)`: the gradient of 'a/kernel' must be floating of shape (3, 4), got float32 of shape (4, 3)",
+        lambda: jprune.find_masks(PARAMS, 0.5, grads=wrong(jnp.ones((4, 3)))),
+    ),
+    (
+        "`taylor(form)` must be one of 'absolute', 'signed', 'squared', got 'l2'",
+        lambda: criteria.taylor("l2"),
+    ),
+    ("`custom(fn)` must be a function of a tree to a tree, got 3", lambda: criteria.custom(3)),
+    (
+        "`with_gradients(tx)` must be a gradient transformation, got <function",
+        lambda: jprune.with_gradients(optax.adam),
+    ),
+    (
+        "`with_gradients(tx)` goes inside `MultiSteps`",
+        lambda: jprune.with_gradients(optax.MultiSteps(optax.sgd(1.0), 2)),
+    ),
+    (
+        "`project(projection)` got the factory `soft_threshold` itself; call it",
+        lambda: jprune.project(projections.soft_threshold),
+    ),
     ("`get_masks(opt_state)` found no pruner", lambda: jprune.get_masks(optax.adam(1.0).init(PARAMS))),
     (
         "`unstructured(batch_axis=...)`: axis 2 is out of range for 'a/kernel' with 2 axes",

@@ -307,6 +307,33 @@ def test_masks_that_hold_holes() -> None:
     jax.tree.map(np.testing.assert_array_equal, found, again)
 
 
+def test_masks_of_other_leaves_stay() -> None:
+    """Layer by layer: what ``where`` does not select keeps its masks."""
+    params = {
+        "a": jnp.arange(4.0)[None],
+        "b": jnp.arange(6.0)[None],
+        "c": {"kernel": jnp.ones((1, 2)), "bias": jnp.ones(2)},
+        "none": None,
+    }
+    first = jprune.find_masks(params, 0.5, where="^a$")
+    assert first["b"] == optax.MaskedNode()
+    both = jprune.find_masks(params, 0.5, where="^b$", masks=first)
+    assert zeros_of(both["a"]) == [0, 1]
+    assert zeros_of(both["b"]) == [0, 1, 2]
+    assert both["c"] == {
+        "kernel": optax.MaskedNode(),
+        "bias": optax.MaskedNode(),
+    }
+    prefix = {"a": jnp.zeros((1, 1), bool), "b": None, "c": None, "none": None}
+    last = jprune.find_masks(params, 0.5, where="kernel", masks=prefix)
+    assert zeros_of(last["a"]) == [0, 1, 2, 3]  # broadcast
+    assert zeros_of(last["c"]["kernel"]) == [1]
+    pruned = jprune.apply_masks(params, last)
+    assert [int(jnp.count_nonzero(p)) for p in jax.tree.leaves(pruned)] == (
+        [0, 5, 2, 1]
+    )
+
+
 def test_random_criterion_counts_and_repeats() -> None:
     def draw(seed: int) -> Any:
         return jprune.find_masks(

@@ -136,18 +136,21 @@ def test_get_masks(composition: str) -> None:
 
 
 def test_get_masks_of_different_methods() -> None:
+    taylor = jprune.criteria.taylor()
+    prune_by_taylor = jprune.prune(1 / 3, where="^b$", criterion=taylor)
     tx = optax.partition(
         {
             "first": sgd(jprune.prune(0.5)),
-            "second": sgd(jprune.prune(1 / 3, where="^b$")),
+            "second": jprune.with_gradients(sgd(prune_by_taylor)),
         },
         labels,
     )
-    _, state = tx.update(PARAMS, tx.init(PARAMS), PARAMS)
-    wanted = {
-        **jprune.find_masks(PARAMS, 0.5, where="^a$"),
-        "b": jprune.find_masks(PARAMS, 1 / 3, where="^b$")["b"],
-    }
+    grads = jax.tree.map(jnp.cos, PARAMS)
+    _, state = tx.update(grads, tx.init(PARAMS), PARAMS)
+    wanted = jprune.find_masks(PARAMS, 0.5, where="^a$")
+    wanted = jprune.find_masks(
+        PARAMS, 1 / 3, where="^b$", criterion=taylor, grads=grads, masks=wanted
+    )
     assert_masks(jprune.get_masks(state), wanted)
 
 

@@ -19,6 +19,7 @@ FAMILIES = [
     "jprune.compaction",
     "jprune.criteria",
     "jprune.models",
+    "jprune.plot",
     "jprune.projections",
     "jprune.report",
     "jprune.selection",
@@ -27,15 +28,17 @@ FAMILIES = [
 ]
 
 LAYERS = [
-    ("_typing", "_trees", "_checks", "_counts"),
+    ("_typing", "_trees", "_checks", "_counts", "_layout", "_ranking"),
     ("masks",),
+    ("_cuts",),
+    ("_search",),
     ("selection",),
     ("criteria", "structures", "allocations", "projections"),
     ("_find",),
     ("transforms",),
     ("compaction",),
     ("report",),
-    ("models",),
+    ("models", "plot"),
 ]
 
 

@@ -155,7 +155,7 @@ def test_each_pool_on_its_own(with_kept):
     counts = [rng.integers(0, x[0].size + 1, x.shape[0]) for x in units]
     found = selection.select(
         units,
-        [_counts.count_of(c) for c in counts],
+        jnp.asarray(np.concatenate(counts), jnp.int32),
         kept if with_kept else None,
     )
     for x, old, count, mask in zip(units, kept, counts, found, strict=True):
@@ -165,6 +165,46 @@ def test_each_pool_on_its_own(with_kept):
             order = np.lexsort(keys)[:k]
             wanted = np.isin(np.arange(x[p].size), order)
             np.testing.assert_array_equal(np.ravel(mask[p]), wanted)
+
+
+@pytest.mark.parametrize("count", [1, 8])
+def test_rows_are_counted_first_on_one_device(monkeypatch, count):
+    monkeypatch.setattr(jax, "device_count", lambda: count)
+    rng = np.random.default_rng(6)
+    x = jnp.asarray(rng.integers(0, 50, size=(20, 700)), jnp.float32)
+    for k in (0, 7000, 13_990):
+        found = jax.jit(lambda x, k: selection.top_k_mask(x, k))(x, k)
+        np.testing.assert_array_equal(joined(found), expected([x], k))
+
+
+def test_ends_with_counts_that_contradict():
+    x = jnp.arange(10.0)[None]  # as under `vmap`, where all branches are run
+    kept = [jnp.ones_like(x, dtype=bool)]
+    five, none = jnp.array([5]), jnp.array([0])
+    (found,) = selection.select([x], five, kept, none)
+    assert found.shape == x.shape
+
+
+@pytest.mark.parametrize("with_kept", [False, True])
+def test_leaves_large_enough_to_be_sampled_each(with_kept):
+    rng = np.random.default_rng(7)
+    units = [
+        jnp.asarray(np.abs(rng.normal(size=s)), jnp.float32)
+        for s in [(1, 600, 500), (1, 30, 10), (2, 300, 300)]
+    ]
+    kept = [jnp.asarray(rng.random(x.shape) < 0.4) for x in units]
+    counts = np.array([30_000, 7, 45_000, 1])
+    found = jax.jit(selection.select)(
+        units, jnp.asarray(counts, jnp.int32), kept if with_kept else None
+    )
+    rows = [
+        (np.ravel(x[p]), np.ravel(old[p]), np.ravel(mask[p]))
+        for x, old, mask in zip(units, kept, found, strict=True)
+        for p in range(len(x))
+    ]
+    for k, (x, old, mask) in zip(counts, rows, strict=True):
+        order = np.lexsort((-x, ~old) if with_kept else (-x,))[:k]
+        np.testing.assert_array_equal(mask, np.isin(np.arange(x.size), order))
 
 
 @pytest.mark.parametrize("shape", [(1000, 1000), (1_000_000,), (250_000, 4)])
@@ -211,16 +251,47 @@ def test_only_counts_travel(axis_type):
     mesh, _, placed = mesh_tree(axis_type)
     with jax.set_mesh(mesh):
         text = top_k_mask.lower(placed, jnp.int32(9)).compile().as_text()
+    assert_only_counts_travel(str(text))
+
+
+def assert_only_counts_travel(text):
     pattern = (
         r"= (.*?) (?:all-reduce|all-gather|all-to-all|collective-permute)"
         r"(?:-start)?\("
     )
-    moved = re.findall(pattern, str(text))
+    moved = re.findall(pattern, text)
     assert moved
     for result in moved:
         for dtype, dims in re.findall(r"(\w+)\[([\d,]*)\]", result):
             assert dtype in ("s32", "u32", "pred")
             assert np.prod([int(d) for d in dims.split(",") if d]) <= 64
+
+
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+def test_sharded_pools_and_kept_units(axis_type):
+    mesh, leaves, placed = mesh_tree(axis_type)
+    rng = np.random.default_rng(8)
+    old = [rng.random(x.shape) < 0.5 for x in leaves]
+    counts = jnp.array([400_000, 900, 9])
+
+    @jax.jit
+    def call(units, kept):
+        units = [x[None] for x in units]
+        kept = [x[None] for x in kept]
+        return [x[0] for x in selection.select(units, counts, kept)]
+
+    with jax.set_mesh(mesh):
+        kept = [
+            jax.device_put(m, x.sharding)
+            for m, x in zip(old, placed, strict=True)
+        ]
+        found = call(placed, kept)
+        text = str(call.lower(placed, kept).compile().as_text())
+    wanted = call(leaves, list(map(jnp.asarray, old)))
+    for x, mask, same in zip(placed, found, wanted, strict=True):
+        np.testing.assert_array_equal(mask, same)
+        assert mask.sharding.is_equivalent_to(x.sharding, x.ndim)
+    assert_only_counts_travel(text)
 
 
 SIZES = np.array([0, 1, 3, 1000, 2**31 - 1, 2**31 + 7, 2**40])

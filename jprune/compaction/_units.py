@@ -118,4 +118,4 @@ def units(graph: Graph, round_to: int = 1) -> Structure:
             found.append(mask)
         return rebuild(params, found)
 
-    return Structure(to_units, to_masks, where, round_to)
+    return Structure(to_units, to_masks, where=where, round_to=round_to)

@@ -9,6 +9,7 @@ from jprune.transforms._project import (
 )
 from jprune.transforms._prune import PruneState as PruneState
 from jprune.transforms._prune import prune as prune
+from jprune.transforms._with_gradients import with_gradients as with_gradients
 
 __all__ = [
     "KeepMasksState",
@@ -18,4 +19,5 @@ __all__ = [
     "project",
     "project_frobenius_ball",
     "prune",
+    "with_gradients",
 ]

@@ -17,7 +17,7 @@ from jprune._checks import (
     choose,
     floating,
 )
-from jprune._trees import is_hole, path_name
+from jprune._trees import is_hole, path_name, wide
 from jprune._typing import Projection, Scalar, Tree, Where
 from jprune.transforms._keep_masks import update_dtype
 
@@ -43,7 +43,8 @@ def project(
         gets the selected leaves (``optax.MaskedNode`` elsewhere) in float32 at
         least.
       where: Which leaves, as in :func:`jprune.find_masks`; default: every
-        floating one, as in the formulas.
+        floating one, as in the formulas, biases too: a penalty is most often
+        meant for ``"kernel"`` alone.
       every: Updates between projections, at least 1.
 
     Returns:
@@ -129,7 +130,7 @@ def _project(
         return choose(call, where, params, floating)
 
     def init_fn(params: Tree) -> ProjectState:
-        points = jax.tree.map(_wide, chosen(params))
+        points = jax.tree.map(wide, chosen(params))
         if jax.tree.leaves(points):
             _check_result(call, points, jax.eval_shape(projection, points))
         return ProjectState(count=jnp.zeros([], jnp.int32))
@@ -137,7 +138,7 @@ def _project(
     @jax.jit
     def projected(updates: Tree, params: Tree) -> Tree:
         points = jax.tree.map(
-            lambda p, u: p if is_hole(p) else _wide(p) + _wide(u),
+            lambda p, u: p if is_hole(p) else wide(p) + wide(u),
             chosen(params),
             updates,
             is_leaf=is_hole,
@@ -151,7 +152,7 @@ def _project(
             if is_hole(x) or is_hole(u):
                 return u
             dtype = update_dtype(u, p)
-            moved = (y.astype(x.dtype) - _wide(p)).astype(dtype)
+            moved = (y.astype(x.dtype) - wide(p)).astype(dtype)
             return jnp.where(x == y, jnp.asarray(u, dtype), moved)
 
         return jax.tree.map(
@@ -181,12 +182,6 @@ def _project(
         return updates, ProjectState(optax.safe_increment(state.count))
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
-
-
-def _wide(x: Any) -> jax.Array:
-    """In float32 at least."""
-    x = jnp.asarray(x)
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _same_dtypes(updates: Tree, params: Tree, chosen: Tree) -> Tree:

@@ -24,9 +24,8 @@ from jprune._find import (
     find,
     is_due,
     kept_units,
-    like,
 )
-from jprune._trees import is_hole
+from jprune._trees import is_hole, like
 from jprune._typing import Masks, Sparsity, Tree, Where
 from jprune.allocations import Allocation, uniform
 from jprune.criteria import Criterion, magnitude
@@ -75,7 +74,8 @@ def prune(
 
     Returns:
       A transform for the end of a chain. Its state is a :class:`PruneState`;
-      ``update`` needs ``params``, and ``grad=`` if the criterion does.
+      ``update`` needs ``params``, and ``grad=`` if the criterion does: see
+      :func:`jprune.with_gradients`.
 
     Raises:
       ValueError: Here for a bad number or an uncalled factory; in ``init`` for
@@ -128,7 +128,9 @@ def prune(
             params,
             is_leaf=is_hole,
         )
-        grads = None if grad is None else like(chosen, grad, "`prune`, `grad=`")
+        grads = grad
+        if grad is not None:
+            grads = like(chosen, grad, "`prune`, `grad=`", "gradient")
         remembered = criterion.update(grads, state.criterion, chosen)
         rate = sparsity(state.count) if callable(sparsity) else sparsity
         fixed, traced = (
@@ -173,19 +175,23 @@ def _refresh(
     """The masks of this update: new ones if it is time and counts differ."""
     sparsity = traced if fixed is None else fixed
 
-    def keep() -> Masks:
-        return masks
-
-    def look() -> Masks:
-        counts = counts_of(method, params, sparsity)
+    # One after the other and not nested: two branches that hold every leaf are
+    # twice the work of compilation.
+    def look() -> tuple[jax.Array, jax.Array]:
         kept = kept_units(method, masks)
+        return is_due(counts_of(method, params, sparsity), kept), kept.counts
 
-        def choose_again() -> Masks:
-            return find(method, params, counts, state, grads, key, kept)
+    def wait() -> tuple[jax.Array, jax.Array]:
+        due, marked = jax.eval_shape(look)
+        return jnp.zeros(due.shape, bool), jnp.zeros(marked.shape, np.int32)
 
-        return lax.cond(is_due(counts, kept), choose_again, keep)
+    def choose_again() -> Masks:
+        counts = counts_of(method, params, sparsity)
+        kept = kept_units(method, masks)._replace(counts=marked)
+        return find(method, params, counts, state, grads, key, kept)
 
-    return lax.cond(count % every == 0, look, keep)
+    due, marked = lax.cond(count % every == 0, look, wait)
+    return lax.cond(due, choose_again, lambda: masks)
 
 
 def _seed(key: Any) -> Any:

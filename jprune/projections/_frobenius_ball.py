@@ -1,4 +1,4 @@
-"""Projections: maps of whole trees onto sets, ``tree -> tree``."""
+"""The Frobenius ball."""
 
 from typing import Any
 
@@ -7,8 +7,7 @@ import jax.numpy as jnp
 
 from jprune._checks import check_radius
 from jprune._typing import Projection, Scalar, Tree
-
-__all__ = ["frobenius_ball"]
+from jprune.projections._leaves import scale_of
 
 
 def frobenius_ball(radius: Scalar) -> Projection:
@@ -51,12 +50,7 @@ def frobenius_ball(radius: Scalar) -> Projection:
         dtype = jnp.result_type(jnp.float32, *(x.dtype for x in leaves))
         wide = [x.astype(dtype) for x in leaves]
         largest = jnp.stack([jnp.max(jnp.abs(x)) for x in wide]).max()
-        # A power of two, so that scaling is exact; a factor and no divisor, as
-        # XLA divides by multiplying with a reciprocal, which may be subnormal.
-        _, exponent = jnp.frexp(jax.lax.stop_gradient(largest))
-        least = jnp.finfo(dtype).minexp
-        exponent = jnp.clip(1 - exponent, least, -least)
-        scale = jnp.ldexp(jnp.ones((), dtype), exponent)
+        scale = scale_of(largest)
         squares = sum(_sum_of_squares(x * scale) for x in wide)
         norm = jnp.sqrt(jnp.where(largest == 0, 1, squares))
         ratio = jnp.asarray(radius, dtype) * scale / norm

@@ -1,0 +1,41 @@
+"""Runs the examples and keeps what they print and draw for the documentation.
+
+python docs/run_examples.py              # all but the benchmarks
+python docs/run_examples.py quickstart benchmarks/train_step
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+ROOT = Path(__file__).parent.parent
+IMAGES = "docs/images"
+EXAMPLES = {
+    "quickstart": [],
+    "flax_train_state": [f"--plot={IMAGES}/flax_train_state.png"],
+    "flax_nnx": [],
+    "checkpoint": [],
+    "load_prune_save": [],
+    "ema": [],
+    "breast_cancer": [f"--plot={IMAGES}/breast_cancer.png"],
+    "text_mlp": [],
+    "sharded": [],
+    "chain_order": [],
+    "iris": [f"--plot={IMAGES}/iris.png"],
+}
+
+
+def main(names: list[str]) -> None:
+    for name in tqdm(names or EXAMPLES, desc="examples"):
+        command = [sys.executable, f"examples/{name}.py"]
+        command += EXAMPLES.get(name, [])
+        printed = subprocess.check_output(command, cwd=ROOT, text=True)
+        file = ROOT / "docs" / "outputs" / f"{Path(name).name}.txt"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(printed, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

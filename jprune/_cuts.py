@@ -1,0 +1,143 @@
+"""What exact selection does to one leaf: count under cuts, write the mask.
+
+A *cut* divides the units of a pool in the order of the selection: under it lie
+all scores at or under ``low``, and of those at or under ``high`` the ones whose
+flat index is not before ``bound``. Cuts come as rows of bits, ``[1 + 2 * cuts,
+pools]`` unsigned: one ``high`` for all, then ``low`` and ``bound`` of each.
+
+Everything here is jitted, so that it is traced once for all leaves of one
+shape; what it compiles to is a single read of the leaf, without copies.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+EVERY = 2**31 - 1
+"""The bound before which all flat indices lie."""
+
+
+class Leaf(NamedTuple):
+    """One leaf of units, and what makes a unit a candidate."""
+
+    scores: jax.Array  # [pools, ...] floating
+    kept: jax.Array | None  # [pools, ...] bool; None: all are candidates
+    grow: jax.Array | None  # [pools] bool: the candidates are those not kept
+
+
+@jax.jit
+def count_under(leaf: Leaf, cuts: jax.Array) -> list[jax.Array]:
+    """The candidates under each cut, ``[pools]``."""
+    leaf, cuts = lax.optimization_barrier((leaf, cuts))
+    return _count([_candidates(leaf, x) for x in _under(leaf, cuts)])
+
+
+@jax.jit
+def count_at_most(leaf: Leaf, cuts: jax.Array) -> list[jax.Array]:
+    """The same, in less time, for cuts that divide no equals."""
+    if leaf.kept is not None or leaf.scores.itemsize != cuts.itemsize:
+        # Without the barrier the compiler prepares the scores once, outside
+        # the loop, and keeps them: a copy of the scores, and no faster.
+        leaf, cuts = lax.optimization_barrier((leaf, cuts))
+    flags = [_at_most(leaf, low) for low in _float(cuts[1::2])]
+    return _count([_candidates(leaf, x) for x in flags])
+
+
+@jax.jit
+def mark(leaf: Leaf, cut: jax.Array) -> jax.Array:
+    """What was kept and is no candidate, and what is not under the cut."""
+    best = ~_under(leaf, cut)[0]
+    if leaf.kept is None or leaf.grow is None:
+        return best
+    grow = _wide(leaf.grow, leaf)
+    return jnp.where(grow, leaf.kept | best, leaf.kept & best)
+
+
+@jax.jit
+def count_true(flags: jax.Array) -> jax.Array:
+    """``[pools]``: how many are True, int32."""
+    return _count([flags])[0]
+
+
+@jax.jit
+def count_candidates(leaf: Leaf) -> jax.Array:
+    """``[pools]``: between how many is chosen, int32."""
+    if leaf.kept is None:
+        shape = leaf.scores.shape
+        return jnp.full(shape[0], math.prod(shape[1:]), np.int32)
+    return _count([_candidates(leaf, jnp.asarray(True))])[0]
+
+
+def _wide(values: jax.Array, leaf: Leaf) -> jax.Array:
+    """A value per pool, to broadcast over the pool's units."""
+    return values.reshape((-1,) + (1,) * (leaf.scores.ndim - 1))
+
+
+def _float(bits: jax.Array) -> jax.Array:
+    real = np.float64 if bits.dtype.itemsize == 8 else np.float32
+    return lax.bitcast_convert_type(bits, real)
+
+
+def _at_most(leaf: Leaf, limit: jax.Array) -> jax.Array:
+    """Which scores are at or under a limit; NaN is above all, -0 is 0.
+
+    Scores are compared as floats: subnormals are what the backend takes them
+    for, as they are in ``jnp.argsort``.
+    """
+    return leaf.scores.astype(limit.dtype) <= _wide(limit, leaf)
+
+
+def _under(leaf: Leaf, cuts: jax.Array) -> list[jax.Array]:
+    """Which scores are under each cut; all are at or under a ``high`` of NaN."""
+    lows, bounds = _float(cuts[1::2]), cuts[2::2].astype(np.int32)
+    high = _float(cuts[0])
+    ties = _at_most(leaf, high) | _wide(jnp.isnan(high), leaf)
+    # The flat index by rows and columns, that no array of all indices is made;
+    # and behind a barrier, that nothing is made outside the loop and kept.
+    shape = leaf.scores.shape[1:]
+    splits = range(len(shape) + 1)
+    at = min(splits, key=lambda i: math.prod(shape[:i]) + math.prod(shape[i:]))
+    width = math.prod(shape[at:])
+    rows = lax.iota(np.int32, math.prod(shape[:at]))
+    rows, bounds = lax.optimization_barrier((rows, bounds))
+    rows = (rows * width).reshape(shape[:at] + (1,) * (len(shape) - at))
+    columns = lax.iota(np.int32, width).reshape(shape[at:])
+    return [
+        _at_most(leaf, low) | (ties & (columns >= _wide(bound, leaf) - rows))
+        for low, bound in zip(lows, bounds, strict=True)
+    ]
+
+
+def _candidates(leaf: Leaf, flags: jax.Array) -> jax.Array:
+    """Those of ``flags`` between which is chosen."""
+    if leaf.kept is None or leaf.grow is None:
+        return flags
+    return flags & (leaf.kept != _wide(leaf.grow, leaf))
+
+
+def _count(flags: list[jax.Array]) -> list[jax.Array]:
+    """``[pools]`` each: True entries, of several arrays in one read."""
+    if len(flags) == 1:
+        # The compiler splits a sum of one array, and stores what is summed.
+        return lax.optimization_barrier(_count([flags[0], ~flags[0]]))[:1]
+    shape = flags[0].shape
+    # Rows first, if they are long: the CPU backend shares out what is summed to
+    # several numbers among its threads. On a mesh it would gather them.
+    rows = (
+        jax.device_count() == 1
+        and shape[0] == 1
+        and math.prod(shape[2:]) >= 512
+    )
+    counts = lax.reduce(
+        tuple(flag.astype(np.int32) for flag in flags),
+        (np.int32(0),) * len(flags),
+        lambda a, b: tuple(map(lax.add, a, b)),
+        tuple(range(2 if rows else 1, len(shape))),
+    )
+    if rows:
+        counts = [jnp.sum(c, axis=1, dtype=np.int32) for c in counts]
+    return list(counts)

@@ -1,0 +1,241 @@
+"""The search for cuts by counting, for any number of pools at once.
+
+Floats order like their bit patterns: turned into unsigned integers, *keys*, they
+can be bracketed. Each pass over the data counts what lies under a few cuts, and
+the bracket becomes the gap between two of them. Where its ends are neighbours
+there are equals to divide, and the search goes on among flat indices.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jprune import _counts
+from jprune._counts import Count
+from jprune._cuts import EVERY
+
+
+class Bracket(NamedTuple):
+    """Keys ``low < high`` with ``under_low <= lost <= under_high`` in each pool.
+
+    Counts are per entry, what one leaf has of one pool.
+    """
+
+    low: jax.Array  # [pools] unsigned
+    high: jax.Array
+    under_low: jax.Array  # [entries] int32
+    under_high: jax.Array
+
+
+class _Ties(NamedTuple):
+    """What divides equals."""
+
+    found: jax.Array  # [pools] bool: keys are indices, counted from the end
+    low: jax.Array  # [pools] unsigned: the last keys of scores
+    high: jax.Array
+    divided: jax.Array  # [entries] bool: where the index matters
+    bound: jax.Array  # [entries] unsigned: elsewhere, all or none
+
+
+def search(
+    count: Callable[[jax.Array, jax.Array], jax.Array],
+    pooled: Callable[[jax.Array], Count],
+    lost: Count,
+    available: jax.Array,
+    size: int,
+    dtype: Any,
+    points: int,
+    hint: tuple[jax.Array, jax.Array] | None = None,
+    enough: Any = 0,
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """Finds the cut under which each pool has ``lost`` candidates.
+
+    The keys of a pass lie around the place where the wanted one would be if
+    what is in the bracket were evenly spread, so that the search ends soon, or
+    across the bracket, so that it always ends.
+
+    Args:
+      count: Cuts (see :mod:`jprune._cuts`), and whether any of them divides
+        equals, to the candidates ``[points, entries]`` under them.
+      pooled: Counts of entries to counts of pools.
+      lost: How many are wanted under the cut, ``[pools]``.
+      available: The candidates, ``[entries]`` int32.
+      size: The largest number of units in an entry.
+      dtype: Of keys, unsigned, as wide as the widest score.
+      points: How many keys to ask for in one pass.
+      hint: Between which keys to look first.
+      enough: How few units in a bracket end the search; 0 finds the exact cut.
+
+    Returns:
+      The cut, ``[3, entries]``, and keys of scores around it, about ``enough``
+      units on each side.
+    """
+    real = np.float64 if np.dtype(dtype).itemsize == 8 else np.float32
+    spots = np.arange(points, dtype=real)[:, None]
+    sign, infinity = _landmarks(dtype)
+    entries, shape = available.shape, lost.low.shape
+
+    def cuts(keys: jax.Array, ties: _Ties) -> jax.Array:
+        low = _bits(jnp.where(ties.found, ties.low, keys))
+        index = np.array(size, dtype) - keys
+        bound = jnp.where(ties.divided, index, ties.bound)
+        pairs = jnp.stack([jnp.broadcast_to(low, bound.shape), bound], axis=1)
+        high = jnp.broadcast_to(_bits(ties.high), entries)
+        return jnp.concatenate([high[None], pairs.reshape(-1, *entries)])
+
+    def across(low: jax.Array, high: jax.Array, first: Any, step: Any) -> Any:
+        width = high - low
+        places = jnp.clip(first + step * spots, 0, 1)
+        keys = (places * width.astype(real)).astype(dtype)
+        return low + jnp.minimum(keys, width)
+
+    # Cuts are made at the end of a pass, for the next: else making them becomes
+    # part of the work on each leaf, and is compiled as often.
+    def ready(now: Bracket, ties: _Ties, keys: jax.Array, turn: Any) -> Any:
+        keys = jnp.clip(keys, now.low + 1, now.high - 1)
+        asked = cuts(jnp.concatenate([keys, now.low[None]]), ties)
+        return now, ties, keys, asked, turn
+
+    def unfinished(state: Any) -> jax.Array:
+        now, ties, *_ = state
+        exact = _counts.equal(pooled(now.under_low), lost)
+        inside = _counts.to_float(pooled(now.under_high - now.under_low))
+        # Counts that contradict the scores must not keep it from ending: under
+        # `vmap` what a `lax.cond` does not choose is computed too.
+        left = ~ties.found | (now.high - now.low > 1)
+        return jnp.any(~exact & (inside > enough) & left)
+
+    def narrow(state: Any) -> Any:
+        (low, high, under_low, under_high), ties, keys, asked, turn = state
+        each = count(asked[:-2], jnp.any(ties.found))
+        few = ~_counts.less(lost, pooled(each))
+        for key, here, is_few in zip(keys, each, few, strict=True):
+            up, down = is_few & (key > low), ~is_few & (key < high)
+            low, high = jnp.where(up, key, low), jnp.where(down, key, high)
+            under_low = jnp.where(up, here, under_low)
+            under_high = jnp.where(down, here, under_high)
+        now = Bracket(low, high, under_low, under_high)
+        now, ties = _divide(now, ties, pooled, lost, size)
+        inside = _counts.to_float(pooled(now.under_high - now.under_low))
+        beyond = _counts.subtract(lost, pooled(now.under_low))
+        inside = jnp.maximum(inside, 1).astype(real)
+        # Half a unit further: between this unit and the next.
+        part = _counts.to_float(beyond).astype(real) + 0.5
+        guess = jnp.minimum(part / inside, 1)
+        even, half = 1 / (points + 1), points // 2
+        error = 2 * jnp.sqrt(guess * (1 - guess) / inside)
+        step = jnp.minimum(error / half, even)
+        step = jnp.where((turn > 4) & (turn % 2 == 1), even, step)
+        edge = step * (half + 1)
+        first = jnp.clip(guess, edge, 1 - edge) - step * half
+        keys = across(now.low, now.high, first, step)
+        return ready(now, ties, keys, turn + 1)
+
+    start = Bracket(
+        low=jnp.full(shape, sign - infinity - 1),
+        high=jnp.full(shape, sign + infinity + 1),
+        under_low=jnp.zeros(entries, np.int32),
+        under_high=available,
+    )
+    none = _Ties(
+        found=jnp.zeros(shape, bool),
+        low=start.low,
+        high=start.high,
+        divided=jnp.zeros(entries, bool),
+        bound=jnp.full(entries, EVERY, dtype),
+    )
+    if hint is None:
+        even = 1 / (points + 1)
+        keys = across(start.low, start.high, even, even)
+    else:
+        keys = across(*hint, 0, 1 / (points - 1)).at[-1].set(hint[1])
+    begin = ready(start, none, keys, 0)
+    now, ties, _, asked, _ = lax.while_loop(unfinished, narrow, begin)
+    cut = jnp.concatenate([asked[:1], asked[-2:]])
+    ends = (
+        jnp.where(ties.found, ties.low, now.low),
+        jnp.where(ties.found, ties.high, now.high),
+    )
+    inside = _counts.to_float(pooled(now.under_high - now.under_low))
+    beyond = _counts.to_float(_counts.subtract(lost, pooled(now.under_low)))
+    return cut, _around(*ends, beyond, inside, enough)
+
+
+def _around(
+    low: jax.Array, high: jax.Array, beyond: Any, inside: Any, margin: Any
+) -> tuple[jax.Array, jax.Array]:
+    """Keys ``margin`` units to each side of one ``beyond`` the low end.
+
+    As if the units in the bracket, and those next to it, were evenly spread.
+    """
+    sign, infinity = _landmarks(low.dtype)
+    least, most = sign - infinity - 1, sign + infinity + 1
+    width = (high - low).astype(np.float32) / jnp.maximum(inside, 1)
+    move = [
+        jnp.clip(x * width, 0, 2.0**30).astype(low.dtype)
+        for x in (margin - beyond, margin + beyond)
+    ]
+    return low - jnp.minimum(move[0], low - least), low + jnp.minimum(
+        move[1], most - low
+    )
+
+
+def _divide(
+    now: Bracket,
+    ties: _Ties,
+    pooled: Callable[[jax.Array], Count],
+    lost: Count,
+    size: int,
+) -> tuple[Bracket, _Ties]:
+    """Goes on among flat indices in pools where one score is left.
+
+    Of equals the first stay. So entry after entry keeps all it has until there
+    are enough; one in each pool is divided.
+    """
+    (low, high, under_low, under_high), dtype = now, now.low.dtype
+    inexact = ~_counts.equal(pooled(under_low), lost)
+    begin = ~ties.found & inexact & (high - low <= 1)
+    equals = under_high - under_low
+    stay = _counts.subtract(pooled(under_high), lost)
+    if stay.low.shape == equals.shape:  # an entry is a pool
+        shares = _counts.to_int32(stay)
+    else:
+        dealt = _counts.share(stay, _counts.count_of(equals))
+        shares = _counts.to_int32(dealt)
+    divided = begin & (shares > 0) & (shares < equals)
+    none = jnp.where(begin & (shares <= 0), equals, 0)
+    some = jnp.where(divided, equals, 0)
+    at_start = under_low + none
+    return Bracket(
+        low=jnp.where(begin, np.array(0, dtype), low),
+        high=jnp.where(begin, np.array(size, dtype), high),
+        under_low=jnp.where(begin, at_start, under_low),
+        under_high=jnp.where(begin, at_start + some, under_high),
+    ), _Ties(
+        found=ties.found | begin,
+        low=jnp.where(begin, low, ties.low),
+        high=jnp.where(begin, high, ties.high),
+        divided=ties.divided | divided,
+        bound=jnp.where(begin & (shares <= 0), np.array(0, dtype), ties.bound),
+    )
+
+
+def _landmarks(dtype: Any) -> tuple[Any, Any]:
+    """The key of 0, and how far from it the keys of infinity are."""
+    dtype = np.dtype(dtype)
+    real = np.dtype(np.float64 if dtype.itemsize == 8 else np.float32)
+    sign = np.array(1, dtype) << np.array(8 * dtype.itemsize - 1, dtype)
+    return sign, np.array(np.inf, real).view(dtype)
+
+
+def _bits(keys: jax.Array) -> jax.Array:
+    """The floats that keys stand for; beyond the infinities they are NaN.
+
+    Keys are bit patterns, turned so that they rise with the floats.
+    """
+    sign, _ = _landmarks(keys.dtype)
+    return jnp.where(keys < sign, sign + (sign - keys), keys - sign)

@@ -1,0 +1,187 @@
+"""Plots of masks, for matplotlib, which is imported when one is drawn.
+
+They draw on the figure or axes they are given, or on new ones of pyplot, and
+return them: a ``Figure`` of many images, or the ``Axes`` of one chart.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jprune._trees import is_hole, leaves_with_path, path_name
+from jprune._typing import Masks, Tree
+from jprune.masks import full_masks
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["accuracy", "masks", "sparsity"]
+
+
+def _pyplot(call: str) -> Any:
+    try:
+        from matplotlib import pyplot
+    except ImportError:
+        raise ImportError(
+            f"`jprune.plot.{call}` needs matplotlib: "
+            '`python -m pip install "jprune[examples]"`.'
+        ) from None
+    return pyplot
+
+
+def _matrices(call: str, tree: Masks) -> list[tuple[str, np.ndarray]]:
+    """The name of each mask, and the mask with its last axis as columns."""
+    found = [
+        (path_name(path), np.atleast_1d(np.asarray(leaf)))
+        for path, leaf in leaves_with_path(tree)
+        if not is_hole(leaf)
+    ]
+    for name, leaf in found:
+        if leaf.dtype != bool:
+            raise ValueError(
+                f"`jprune.plot.{call}(masks)`: the leaf {name!r} must be bool, "
+                f"got {leaf.dtype}."
+            )
+    if not found:
+        raise ValueError(
+            f"`jprune.plot.{call}(masks)` got a tree without masks."
+        )
+    return [(name, leaf.reshape(-1, leaf.shape[-1])) for name, leaf in found]
+
+
+def masks(
+    masks: Masks, params: Tree = None, *, figure: "Figure | None" = None
+) -> "Figure":
+    """Draws every mask as an image: the last axis across, all others down.
+
+    Args:
+      masks: A mask tree; places without masks are left out.
+      params: The parameters, if weights are to be shown, in colours that are
+        the same for all leaves. Without them what is kept is dark.
+      figure: Where to draw; default: a new figure.
+
+    Returns:
+      The ``matplotlib.figure.Figure``, with one ``Axes`` for each mask.
+
+    Raises:
+      ImportError: matplotlib is missing.
+      ValueError: There is no mask, or it does not fit ``params``.
+
+    >>> import jax.numpy as jnp, jprune
+    >>> params = {"a": jnp.array([[1., -4.], [3., -2.]]), "b": jnp.ones((4, 2))}
+    >>> figure = jprune.plot.masks(jprune.find_masks(params, .5), params)
+    >>> [axes.get_title() for axes in figure.axes[:2]]
+    ['a, 50.0%', 'b, 50.0%']
+    """
+    if params is not None:
+        masks = full_masks("`jprune.plot.masks(masks, params)`", params, masks)
+    names, kept = zip(*_matrices("masks", masks), strict=True)
+    images: Any = kept
+    colors: dict[str, Any] = {"cmap": "Greys", "vmin": 0, "vmax": 1}
+    if params is not None:
+        leaves = zip(
+            leaves_with_path(params), leaves_with_path(masks), strict=True
+        )
+        weights = [w for (_, w), (_, mask) in leaves if not is_hole(mask)]
+        images = [
+            np.ma.masked_array(np.asarray(w, float).reshape(m.shape), ~m)
+            for w, m in zip(weights, kept, strict=True)
+        ]
+        largest = max(abs(image.filled(0)).max(initial=0) for image in images)
+        colors = {"cmap": "RdBu", "vmin": -largest, "vmax": largest}
+    figure = figure or _pyplot("masks").figure(
+        figsize=(3.2 * len(images), 3.6), layout="constrained"
+    )
+    axes = figure.subplots(1, len(images), squeeze=False)[0]
+    for axis, name, mask, image in zip(axes, names, kept, images, strict=True):
+        drawn = axis.imshow(
+            image, aspect="auto", interpolation="nearest", **colors
+        )
+        axis.set_title(f"{name}, {1 - mask.mean():.1%}", fontsize="medium")
+        axis.set(facecolor="0.75", xticks=[], yticks=[])
+        axis.set_xlabel(f"{mask.shape[0]} x {mask.shape[1]}")
+    if params is not None:
+        figure.colorbar(drawn, ax=axes, label="weight; grey: pruned")
+    return figure
+
+
+def sparsity(masks: Masks, *, ax: "Axes | None" = None) -> "Axes":
+    """Draws the sparsity of each leaf as a bar, and of all as a line.
+
+    Args:
+      masks: A mask tree.
+      ax: Where to draw; default: those of a new figure.
+
+    Returns:
+      The ``matplotlib.axes.Axes``.
+
+    Raises:
+      ImportError: matplotlib is missing.
+      ValueError: There is no mask.
+
+    >>> import jax.numpy as jnp, jprune
+    >>> params = {"a": jnp.array([[1., -4.], [3., -2.]]), "b": jnp.ones((4, 2))}
+    >>> axes = jprune.plot.sparsity(jprune.find_masks(params, .5))
+    >>> [float(bar.get_width()) for bar in axes.patches]
+    [50.0, 50.0]
+    """
+    found = _matrices("sparsity", masks)
+    if ax is None:
+        ax = _pyplot("sparsity").subplots()[1]
+    lost = [100 * (1 - mask.mean()) for _, mask in found]
+    total = np.average(lost, weights=[mask.size for _, mask in found])
+    bars = ax.barh([f"{n} ({m.size:,})" for n, m in found], lost)
+    ax.bar_label(bars, [f"{x:.1f}%" for x in lost], padding=3)
+    ax.axvline(total, color="0.4", ls="--", label=f"all: {total:.1f}%")
+    ax.set(xlim=(0, 115), xlabel="sparsity, %")
+    ax.invert_yaxis()
+    ax.legend(loc="lower right")
+    return ax
+
+
+def accuracy(
+    sparsities: Any,
+    accuracies: Any,
+    *,
+    label: str | None = None,
+    ax: "Axes | None" = None,
+) -> "Axes":
+    """Draws accuracy against sparsity; with ``ax``, as one more curve.
+
+    Args:
+      sparsities: Fractions removed, ``[n]``.
+      accuracies: Accuracies, or any other score in [0, 1]: ``[n]``, or
+        ``[runs, n]`` for the mean of runs and their range.
+      label: The name of the curve, for ``ax.legend()``.
+      ax: Where to draw; default: those of a new figure.
+
+    Returns:
+      The ``matplotlib.axes.Axes``.
+
+    Raises:
+      ImportError: matplotlib is missing.
+      ValueError: The lengths differ.
+
+    >>> import jprune
+    >>> axes = jprune.plot.accuracy([0., .5, .9], [.97, .98, .94])
+    >>> axes.get_xlabel(), axes.get_ylabel()
+    ('sparsity, %', 'accuracy, %')
+    """
+    x = 100 * np.asarray(sparsities, float)
+    y = 100 * np.atleast_2d(np.asarray(accuracies, float))
+    if x.ndim != 1 or y.ndim != 2 or y.shape[1:] != x.shape:
+        raise ValueError(
+            "`jprune.plot.accuracy(sparsities, accuracies)` needs [n] and [n] "
+            f"or [runs, n], got the shapes {x.shape} and "
+            f"{np.shape(accuracies)}."
+        )
+    if ax is None:
+        ax = _pyplot("accuracy").subplots()[1]
+    (line,) = ax.plot(x, y.mean(0), marker="o", label=label)
+    if len(y) > 1:
+        ax.fill_between(
+            x, y.min(0), y.max(0), color=line.get_color(), alpha=0.15, lw=0
+        )
+    ax.set(xlabel="sparsity, %", ylabel="accuracy, %")
+    return ax

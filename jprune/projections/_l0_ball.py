@@ -1,0 +1,61 @@
+"""At most so many entries."""
+
+import jax
+import jax.numpy as jnp
+
+from jprune._checks import check_count, is_traced
+from jprune._typing import Projection, Tree
+from jprune.selection import top_k_mask
+
+
+def l0_ball(max_nonzero: int | jax.typing.ArrayLike) -> Projection:
+    r"""Projects a tree onto the trees with at most so many nonzero entries.
+
+    .. math::
+
+      P(w) = \arg\min_{\|v\|_0 \le k} \|w - v\|_2
+
+    The :math:`k` largest entries of the whole tree stay as they are. The set is
+    not convex: equals are decided by their order, as in
+    :func:`jprune.selection.top_k_mask`, and points may move apart.
+
+    Args:
+      max_nonzero: :math:`k \ge 0`, an integer, which may be traced; more than
+        there are entries changes nothing.
+
+    Returns:
+      A function of a tree of floating arrays to a tree of the same shapes and
+      dtypes; what stays keeps its bits.
+
+    Raises:
+      ValueError: ``max_nonzero`` is not an integer, or negative.
+
+    Cost: that of :func:`jprune.selection.top_k_mask`, and one pass.
+
+    References:
+      Blumensath and Davies, `Iterative Thresholding for Sparse Approximations
+      <https://doi.org/10.1007/s00041-008-9035-z>`_, 2008.
+
+    >>> import jax.numpy as jnp, jprune
+    >>> jprune.projections.l0_ball(2)(
+    ...     {"a": jnp.array([3., -1.]), "b": jnp.array([-2.])})
+    {'a': Array([3., 0.], dtype=float32), 'b': Array([-2.], dtype=float32)}
+    """
+    wanted = check_count("`l0_ball(max_nonzero)`", max_nonzero)
+
+    def project(tree: Tree) -> Tree:
+        leaves = [jnp.asarray(x) for x in jax.tree.leaves(tree)]
+        scores = [jnp.abs(jax.lax.stop_gradient(x)) for x in leaves]
+        k = wanted
+        if not is_traced(k):
+            k = min(k, sum(x.size for x in leaves))
+        kept = top_k_mask(scores, k)
+        return jax.tree.unflatten(
+            jax.tree.structure(tree),
+            [
+                jnp.where(mask, x, jnp.zeros_like(x))
+                for x, mask in zip(leaves, kept, strict=True)
+            ],
+        )
+
+    return project

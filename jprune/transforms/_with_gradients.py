@@ -1,0 +1,62 @@
+"""Gradients for what comes after the optimizer."""
+
+from typing import Any
+
+import optax
+
+from jprune._typing import Tree
+
+
+def with_gradients(
+    tx: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+    """Hands the raw gradient on as the extra argument ``grad=``.
+
+    The last link of a chain sees the update that the optimizer made of the
+    gradient; criteria such as :func:`jprune.criteria.taylor` need the gradient
+    itself. Around the whole chain this passes what comes in to every link that
+    asks for it. It goes *inside* ``optax.MultiSteps``, so that the gradient is
+    the accumulated one.
+
+    Args:
+      tx: A chain with links that read ``grad=``.
+
+    Returns:
+      A transform with the state of ``tx``. A ``grad=`` that the caller of
+      ``update`` passes goes before.
+
+    Raises:
+      ValueError: ``tx`` is not a gradient transformation, or ``MultiSteps``.
+
+    >>> import jax.numpy as jnp, optax, jprune
+    >>> tx = jprune.with_gradients(optax.chain(
+    ...     optax.adam(.1), jprune.prune(.5, criterion=jprune.criteria.taylor())))
+    >>> params = jnp.array([[1., -4.]])
+    >>> updates, state = tx.update(jnp.array([[6., 1.]]), tx.init(params), params)
+    >>> jprune.get_masks(state)
+    Array([[ True, False]], dtype=bool)
+    """
+    if isinstance(tx, optax.MultiSteps):
+        raise ValueError(
+            "`with_gradients(tx)` goes inside `MultiSteps`, whose steps "
+            "accumulate: `optax.MultiSteps(jprune.with_gradients(...), k)`."
+        )
+    if not isinstance(tx, optax.GradientTransformation):
+        raise ValueError(
+            "`with_gradients(tx)` must be a gradient transformation, got "
+            f"{tx!r}."
+        )
+    inner = optax.with_extra_args_support(tx)
+
+    def update_fn(
+        updates: Tree,
+        state: Any,
+        params: Tree | None = None,
+        *,
+        grad: Tree | None = None,
+        **extra_args: Any,
+    ) -> tuple[Tree, Any]:
+        grad = updates if grad is None else grad
+        return inner.update(updates, state, params, grad=grad, **extra_args)
+
+    return optax.GradientTransformationExtraArgs(inner.init, update_fn)

@@ -1,0 +1,240 @@
+"""How many units each pool keeps: published numbers, exact totals."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jprune
+from jprune import _counts, allocations
+from jprune.allocations import Pools, erdos_renyi, global_ranking
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+SHAPES = [(2, 4), (3, 6), (2, 4, 6)]
+
+
+def pools_of(shapes: list[tuple[int, ...]]) -> Pools:
+    sizes = np.array([np.prod(s) for s in shapes], np.int64)
+    return Pools(np.ones_like(sizes), sizes, shapes, None)
+
+
+# From the test of the distribution in JaxPruner; at .8 it prints .556, .70 and
+# .85: it rounds zeros down in each leaf, .782 in all.
+PUBLISHED = [
+    (True, 1.0, 0.5, [0, 0.31, 0.655]),
+    (False, 1.0, 0.5, [0.21, 0.47, 0.56]),
+    (True, 1.0, 0.8, [0.589, 0.726, 0.863]),
+    (True, 2.0, 0.5, [0, 0.033, 0.758]),
+]
+
+
+@pytest.mark.parametrize(("kernel", "power", "sparsity", "found"), PUBLISHED)
+def test_published_erdos_renyi(
+    kernel: bool, power: float, sparsity: float, found: list[float]
+) -> None:
+    """Counts are within one unit of the published sparsities."""
+    rule = erdos_renyi(kernel, power)
+    params = [jnp.ones(s) for s in SHAPES]
+    masks = jprune.find_masks(params, sparsity, allocation=rule)
+    kept = [int(m.sum()) for m in masks]
+    assert sum(kept) == 74 - round(74 * sparsity)
+    for count, shape, wanted in zip(kept, SHAPES, found, strict=True):
+        assert abs(count - np.prod(shape) * (1 - wanted)) < 1
+
+
+def test_published_densities() -> None:
+    """The same before rounding, to the published digits."""
+    sizes = np.array([8, 18, 48])
+    for kernel, power, sparsity, wanted in PUBLISHED:
+        shapes = [s if kernel else s[-2:] for s in SHAPES]
+        raw = np.array([(sum(s) / np.prod(s)) ** power for s in shapes])
+        found = allocations._densities(raw, sizes, (1 - sparsity) * 74)
+        np.testing.assert_allclose(1 - found, wanted, atol=4e-3)
+
+
+def exact(shapes: list[tuple[int, ...]], sparsity: float) -> list[int]:
+    """The loop of the paper in float64, and the largest remainders."""
+    sizes = [int(np.prod(s)) for s in shapes]
+    raw = [sum(s) / n for s, n in zip(shapes, sizes, strict=True)]
+    dense: set[int] = set()
+    while True:
+        rest = [i for i in range(len(sizes)) if i not in dense]
+        left = (1 - sparsity) * sum(sizes) - sum(sizes[i] for i in dense)
+        weight = sum(raw[i] * sizes[i] for i in rest)
+        quotas = [float(n) for n in sizes]
+        for i in rest:
+            quotas[i] = left / weight * raw[i] * sizes[i]
+        full = {i for i in rest if quotas[i] > sizes[i]}
+        if not full:
+            break
+        dense |= full
+    counts = [int(q + 1e-9) for q in quotas]
+    missing = sum(sizes) - round(sparsity * sum(sizes)) - sum(counts)
+    order = sorted(rest, key=lambda i: counts[i] - quotas[i])
+    for i in order[:missing]:
+        counts[i] += 1
+    return counts
+
+
+@hypothesis.settings(deadline=None, max_examples=20)
+@hypothesis.given(
+    st.lists(
+        st.lists(st.integers(1, 40), min_size=2, max_size=4).map(tuple),
+        min_size=4,
+        max_size=4,
+    ),
+    st.integers(1, 1023).map(lambda n: n / 1024),
+)
+def test_largest_remainders(shapes: Any, sparsity: float) -> None:
+    pools = pools_of(shapes)
+    counts = erdos_renyi().counts(pools, sparsity)
+    found = np.array([int(c[0]) for c in counts])
+    assert found.sum() == pools.sizes.sum() - round(
+        sparsity * pools.sizes.sum()
+    )
+    assert (found >= 0).all()
+    assert (found <= pools.sizes).all()
+    # Equal remainders may be equal only but for a rounding.
+    assert abs(found - exact(shapes, sparsity)).max() <= 1
+
+
+LARGE = [(4096, 4096)] * 3 + [(30000, 60000), (64, 10), (3, 3, 64, 128)]
+TRACED = jax.jit(lambda s: erdos_renyi().counts(pools_of(LARGE), s))
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.37, 0.9, 1.0, float("nan")])
+def test_traced_totals_of_billions(sparsity: float) -> None:
+    """Quotas are float32 and some units off; their sum is not."""
+    pools, counts = pools_of(LARGE), TRACED(sparsity)
+    found = np.array([int(c[0]) for c in counts])
+    left = _counts.left_of(jnp.float32(sparsity), pools.sizes.sum())
+    assert found.sum() == int(left.high) * 2**16 + int(left.low)
+    assert (found >= 0).all()
+    assert (found <= pools.sizes).all()
+    if sparsity in (0.37, 0.9):
+        wanted = exact(LARGE, float(np.float32(sparsity)))
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1)
+
+
+def test_lamp_of_its_paper() -> None:
+    found = global_ranking("lamp").normalize(jnp.array([[1.0, 2, 3, 4]]))
+    np.testing.assert_allclose(found, [[1 / 30, 4 / 29, 9 / 25, 1]], rtol=1e-6)
+
+
+def test_normalised_ranking() -> None:
+    params = {
+        "w": jnp.array([0.1, 0.9, -0.2, 0.5]),
+        "w2": jnp.array([0.7, 0.8]),
+    }
+    rule = global_ranking("l2")
+    masks = jprune.find_masks(params, 0.5, allocation=rule, where=True)
+    assert masks["w"].tolist() == [False, True, False, False]
+    assert masks["w2"].tolist() == [True, True]
+
+
+@pytest.mark.parametrize("normalize", ["l2", "lamp"])
+def test_scores_that_are_not_finite(normalize: str) -> None:
+    """They stay what they are, and change no other score."""
+    function = global_ranking(normalize).normalize
+    x = jnp.array([[1.0, jnp.nan, 2, -jnp.inf, 3, jnp.inf, 4, 0]])
+    rest = np.array([0, 2, 4, 6, 7])
+    alone = np.asarray(function(x[:, rest]))
+    found = np.asarray(function(x))
+    np.testing.assert_array_equal(found[:, rest], alone)
+    np.testing.assert_array_equal(
+        found[:, [1, 3, 5]], x[:, jnp.array([1, 3, 5])]
+    )
+    zeros = function(jnp.zeros((2, 3)))
+    np.testing.assert_array_equal(zeros, np.zeros((2, 3)))
+    huge = function(x[:, rest] * 1e37)
+    np.testing.assert_allclose(huge, alone, rtol=1e-6)
+
+
+def test_lamp_keeps_the_order_of_a_layer() -> None:
+    x = jnp.asarray(np.random.default_rng(0).integers(0, 9, (1, 200)) * 1.0)
+    scores = global_ranking("lamp").normalize(x)
+    order = jnp.argsort(x, descending=True, stable=True)
+    other = jnp.argsort(scores, descending=True, stable=True)
+    np.testing.assert_array_equal(order, other)
+
+
+@pytest.mark.parametrize(
+    "normalize",
+    [
+        pytest.param(None, marks=pytest.mark.slow),
+        pytest.param("l2", marks=pytest.mark.slow),
+        "lamp",
+    ],
+)
+def test_every_layer_keeps_its_share(normalize: str | None) -> None:
+    rng = np.random.default_rng(1)
+    params = {
+        "a": jnp.asarray(rng.normal(size=(10, 10)) * 1e-3),
+        "b": jnp.asarray(rng.normal(size=(10, 10))).at[0].set(jnp.nan),
+    }
+    rule = global_ranking(normalize, min_density=0.1)
+    find = jax.jit(
+        lambda s, m=None: jprune.find_masks(params, s, allocation=rule, masks=m)
+    )
+    masks = None
+    for sparsity, total in [(0.5, 100), (0.875, 25), (0.95, 20), (1.0, 20)]:
+        found = find(sparsity, masks)
+        kept = {k: int(m.sum()) for k, m in found.items()}
+        assert sum(kept.values()) == total
+        assert min(kept.values()) >= 10
+        if masks is not None:
+            for k in params:
+                assert not np.any(found[k] & ~masks[k])
+        masks = found
+    assert masks is not None
+    best = jnp.argsort(-jnp.abs(params["a"]).ravel())[:10]
+    assert bool(masks["a"].ravel()[best].all())
+
+
+def test_a_floor_under_masks_of_another_shape() -> None:
+    """What is kept comes first, also where a layer has less than its share."""
+    params = {"a": jnp.arange(10.0)[None], "b": 10 + jnp.arange(10.0)[None]}
+    masks = {"a": jnp.zeros((1, 10), bool), "b": jnp.ones((1, 10), bool)}
+    rule = global_ranking(min_density=0.2)
+
+    def kept(sparsity: float) -> list[int]:
+        found = jprune.find_masks(
+            params, sparsity, allocation=rule, masks=masks
+        )
+        return [int(m.sum()) for m in found.values()]
+
+    assert kept(0.6) == [0, 8]  # pruned stays pruned
+    assert kept(0.4) == [2, 10]  # what returns first is the share
+
+
+ERRORS: list[tuple[str, Callable[[], Any]]] = [
+    (
+        "`global_ranking(normalize=...)` must be None, 'l2' or 'lamp', got 'l'",
+        lambda: global_ranking("l"),
+    ),
+    (
+        "`global_ranking(min_density=...)` must be a number in [0, 1], got 1.5",
+        lambda: global_ranking(min_density=1.5),
+    ),
+    (
+        "`global_ranking(min_density=...)` must be a number",
+        lambda: global_ranking(min_density="some"),  # type: ignore[arg-type]
+    ),
+    (
+        "`erdos_renyi(power=...)` must be a finite number, got inf",
+        lambda: erdos_renyi(power=float("inf")),
+    ),
+]
+
+
+@pytest.mark.parametrize(("message", "make"), ERRORS)
+def test_refused(message: str, make: Callable[[], Any]) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make()

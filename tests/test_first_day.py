@@ -1,0 +1,231 @@
+"""The short examples: each runs, and what it shows is true.
+
+The default run takes a few steps of each, in this process; the slow one takes
+all of them as a user does, and compares with the documentation.
+"""
+
+import re
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import jprune
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = runpy.run_path(str(ROOT / "docs" / "run_examples.py"))["EXAMPLES"]
+Run = Callable[..., tuple[dict[str, Any], str]]
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    quick_compilation: None,
+) -> Run:
+    """Runs an example here; returns its variables and what it printed."""
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # of children
+
+    def run(name: str, *flags: str) -> tuple[dict[str, Any], str]:
+        file = str(ROOT / "examples" / f"{name}.py")
+        monkeypatch.setattr(sys, "argv", [file, *flags])
+        names = runpy.run_path(file, run_name="__main__")
+        printed = capsys.readouterr()
+        assert "100%" in printed.err, "progress is shown"
+        return names, printed.out
+
+    return run
+
+
+def zeros(params: Any) -> list[int]:
+    """Zeros of each kernel, counted in the weights themselves."""
+    kernels = [np.asarray(p) for p in jax.tree.leaves(params)]
+    return [int(np.sum(k == 0)) for k in kernels if k.ndim >= 2]
+
+
+def test_quickstart(run: Run) -> None:
+    names, printed = run("quickstart", "--steps=40")
+    assert zeros(names["params"]) == [3686, 3686, 576]
+    assert " 90.0%  7,948" in printed
+    code = (ROOT / "examples" / "quickstart.py").read_text().split('"""')[2]
+    assert sum(bool(line.strip()) for line in code.splitlines()) <= 35
+
+
+def test_flax_nnx(run: Run) -> None:
+    names, printed = run("flax_nnx", "--steps=40", "--sparsity=0.5")
+    model = names["model"]
+    pairs = [(model.conv, 72), (model.hidden, 8192), (model.out, 320)]
+    for layer, pruned in pairs:
+        assert int(np.sum(layer.kernel[...] == 0)) == pruned
+    assert np.all(model.norm.scale[...] != 0)
+    assert "hidden/kernel  256x64    float32   16,384  8,192" in printed
+
+
+def test_flax_train_state(run: Run, tmp_path: Path) -> None:
+    plot = tmp_path / "plot.png"
+    names, _ = run("flax_train_state", "--steps=60", f"--plot={plot}")
+    sparsities = [row[1] for row in names["log"]]
+    assert sparsities == sorted(sparsities)
+    assert abs(sparsities[-1] - 0.95) < 1e-3
+    assert zeros(names["state"].params) == [3891, 3891, 608]
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_checkpoint(run: Run) -> None:
+    flags = ("--steps=12", "--every=4", "--kill=10")
+    names, printed = run("checkpoint", *flags)
+    assert names["first"] == 8
+    assert all(names["identical"].values())
+    straight, resumed = names["straight"], names["resumed"]
+    assert names["same_bits"](straight, resumed)
+    resumed["params"]["params"]["Dense_0"]["kernel"] += 1e-6
+    assert not names["same_bits"](straight, resumed), "it can see a difference"
+    assert printed.count("bit for bit the same") == 3
+
+
+def test_load_prune_save(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "pruned.safetensors"
+    names, printed = run("load_prune_save", "--steps=3", f"--output={file}")
+    saved = load_file(file)
+    assert sum(zeros(saved)) == round(0.9 * 8832)
+    for name, value in names["tuned"].items():
+        np.testing.assert_array_equal(saved[name], value)
+    dense, pruned = re.findall(r"% +36336 +(\d+)", printed)
+    assert int(pruned) < int(dense) / 3
+    file.rename(tmp_path / "again.st")
+    flags = ("--steps=1", f"--input={tmp_path / 'again.st'}")
+    names, _ = run("load_prune_save", *flags, "--sparsity=0.95")
+    assert names["source"] == tmp_path / "again.st"
+    assert sum(zeros(names["pruned"])) == round(0.95 * 8832)
+
+
+def test_ema(run: Run) -> None:
+    found = run("ema", "--steps=40")[0]["zeros"]
+    masked = [name for name in found if name.endswith((": weights", "masked"))]
+    assert len(masked) == 4
+    for name, share in found.items():
+        assert share > 0.89 if name in masked else share < 0.1
+
+
+def test_breast_cancer(run: Run, tmp_path: Path) -> None:
+    plot = tmp_path / "plot.png"
+    flags = ("--steps=40", "--splits=2", f"--plot={plot}")
+    names, _ = run("breast_cancer", *flags)
+    kept = [row[1] for row in names["rows"]]
+    assert kept == [496 - round(s * 496) for s in names["SPARSITIES"]]
+    reads = [int(read[0].sum()) for read in names["reads"]]
+    assert reads[0] == 30
+    assert 0 < reads[-1] <= 5
+    first = names["runs"][-1][0]["params"]["Dense_0"]["kernel"][0]
+    assert reads[-1] == int(np.any(first != 0, axis=1).sum())
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_text_mlp(run: Run) -> None:
+    names, _ = run("text_mlp", "--steps=40")
+    params = names["params"]["params"]
+    assert np.all(params["Embed_0"]["embedding"] != 0)
+    assert zeros(params["MLP_0"]) == [1946, 3891, 243]
+
+
+def test_sharded(run: Run) -> None:
+    names, printed = run("sharded", "--steps=24")
+    mask = names["eight_masks"]["params"]["Dense_0"]["kernel"]
+    assert len(mask.sharding.device_set) == 8
+    assert mask.addressable_shards[0].data.shape == (64, 16)
+    differing = names["differing"]
+    assert differing(names["one_masks"], names["eight_masks"]) == 0
+    assert differing(*names["same"]) == 0
+    assert "(64, 16)    90.00%" in printed
+
+
+def test_chain_order(run: Run) -> None:
+    _, printed = run("chain_order", "--steps=5", "--only=optax.clip")
+    assert "_norm(1.0), adamw, pruner)` | holds all 28 |" in printed
+    assert re.search(r"clip\(0.01\)\)` \| revives \d+ of 28 \|", printed)
+
+
+@pytest.mark.parametrize("name", sorted(EXAMPLES))
+def test_examples_have_help(name: str) -> None:
+    text = (ROOT / "examples" / f"{name}.py").read_text()
+    assert f"python examples/{name}.py" in text.split('"""')[1]
+    assert re.search("flags\\($|ArgumentParser\\(", text, re.M)
+
+
+def heads(text: str) -> list[str]:
+    """How the lines with numbers begin, and no numbers."""
+    lines = [line for line in text.splitlines() if re.search(r"\d", line)]
+    starts = [re.split(r"  +|\|", line.lstrip("| "))[0] for line in lines]
+    return [re.sub(r"[\d.,%e-]+", "#", start) for start in starts]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(EXAMPLES))
+def test_whole_example_prints_what_the_docs_show(name: str) -> None:
+    command = [sys.executable, f"examples/{name}.py"]
+    for flags in ([], ["--help"]):
+        found = subprocess.run(
+            command + flags, cwd=ROOT, capture_output=True, text=True
+        )
+        assert found.returncode == 0, found.stderr
+        if not flags:
+            shown = (ROOT / "docs" / "outputs" / f"{name}.txt").read_text()
+            assert heads(found.stdout) == heads(shown)
+
+
+@pytest.mark.slow
+def test_benchmark_of_the_training_step() -> None:
+    command = [sys.executable, "examples/benchmarks/train_step.py"]
+    command += ["--rounds=1", "--steps=1", "--leaves=2"]
+    printed = subprocess.check_output(command, cwd=ROOT, text=True)
+    rows = [line.split("|")[1:-1] for line in printed.splitlines()[4:]]
+    assert len(rows) == 15
+    for case, step, *_, state, more in rows:
+        masked = step.strip().startswith(("keep_masks", "prune"))
+        assert float(more) == masked, "a byte per weight"
+        assert int(state.replace(",", "")) > (
+            8192 if "leaves" in case else 10**7
+        )
+
+
+@pytest.mark.slow
+def test_every_pruner_at_the_end_holds(run: Run) -> None:
+    results = run("chain_order")[0]["results"]
+    assert len(results) > 40
+    for code, (verdict, *_) in results.items():
+        if code.startswith("optax.chain(") and code.endswith(
+            (", pruner)", ", of_fast)")
+        ):
+            assert verdict.startswith("holds"), code
+    for wrapper in ("lookahead", "contrib.schedule_free", "contrib.mechanize"):
+        (inside,) = (
+            verdict
+            for code, (verdict, *_) in results.items()
+            if code.startswith(f"optax.{wrapper}(") and "reset" not in code
+        )
+        assert inside.startswith("revives")
+
+
+@pytest.mark.parametrize(
+    "page",
+    ["README.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))],
+)
+def test_pages_name_what_exists(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for name in re.findall(r"(?<![/.\w])jprune((?:\.[a-z]\w*)+)", text):
+        found: Any = jprune
+        for part in name.split(".")[1:]:
+            if part not in ("models", "py"):
+                found = getattr(found, part)
+    for file in re.findall(r"(?:examples|docs)/[\w/]+\.(?:py|png|txt)", text):
+        assert (ROOT / file).exists(), file
+    for file in re.findall(r"(?:\.\./examples|outputs)/[\w/]+\.\w+", text):
+        assert (ROOT / "docs" / file).exists(), file
