@@ -146,6 +146,13 @@ def test_refusals(graph, params):
         jprune.find_masks(
             params | {"b": jnp.ones(3)}, 0.5, structure=jprune.units(graph)
         )
+    with pytest.raises(ValueError, match="2 pools are parts of 5"):
+        jprune.find_masks(
+            params,
+            0.5,
+            structure=jprune.units(graph),
+            allocation=allocations.erdos_renyi(),
+        )
     nothing = jprune.trace_units(
         lambda p, x: x @ p, jnp.ones((4, 2)), jnp.ones((1, 4))
     )
