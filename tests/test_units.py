@@ -158,3 +158,26 @@ def test_refusals(graph, params):
     )
     with pytest.raises(ValueError, match="nothing can be removed"):
         jprune.units(nothing)
+
+
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+def test_meshes(kind, params):
+    axis = getattr(jax.sharding.AxisType, kind)
+    mesh = jax.make_mesh((2,), ("x",), axis_types=(axis,))
+    spec = jax.sharding.PartitionSpec
+    graph = jprune.trace_units(fn, params, np.ones((1, 4)))
+    wanted = jprune.find_masks(params, 0.5, structure=jprune.units(graph))
+    plain = jprune.compact(fn, params, np.ones((1, 4)), masks=wanted)
+    with jax.set_mesh(mesh):
+        where = {"w": spec(None, "x"), "u": spec(None, "x")}
+        divided = {
+            k: jax.device_put(p, where.get(k)) for k, p in params.items()
+        }
+        masks = jprune.find_masks(divided, 0.5, structure=jprune.units(graph))
+        jax.tree.map(np.testing.assert_array_equal, masks, wanted)
+        small = plain.plan.apply(divided)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_array_equal(a.shape, b.shape),
+        small,
+        plain.params,
+    )

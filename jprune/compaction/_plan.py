@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 from jax.tree_util import KeyPath
 
 from jprune._trees import is_hole, leaves_with_path, path_name, rebuild
@@ -150,18 +151,23 @@ def cut(x: Any, kept: tuple[Kept, ...]) -> Any:
     """One array cut to what is kept of each axis."""
     if not any(kept):
         return x
-    if _on_host(x):  # nothing is compiled for every shape
-        return jax.device_put(_cut(np, np.asarray(x), kept), x.sharding)
-    return _cut(jnp if isinstance(x, jax.Array) else np, x, kept)
+    if not _can_read(x):
+        return _cut(jnp if isinstance(x, jax.Array) else np, x, kept)
+    # On the host nothing is compiled for every shape, and any sharding will do;
+    # the smaller array may not divide evenly, so that it goes to all devices.
+    sharding = x.sharding
+    if isinstance(sharding, NamedSharding):
+        sharding = NamedSharding(sharding.mesh, PartitionSpec())
+    return jax.device_put(_cut(np, np.asarray(x), kept), sharding)
 
 
-def _on_host(x: Any) -> bool:
-    """Whether NumPy sees the array without a copy."""
+def _can_read(x: Any) -> bool:
+    """Whether NumPy can read the array."""
     return (
         isinstance(x, jax.Array)
         and not isinstance(x, jax.core.Tracer)
         and not jnp.issubdtype(x.dtype, jax.dtypes.extended)
-        and [d.platform for d in x.devices()] == ["cpu"]
+        and x.is_fully_addressable
     )
 
 

@@ -3,9 +3,11 @@
 import operator
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import PartitionSpec
 
 from jprune._trees import is_hole, leaves_with_path, path_name, rebuild
 from jprune._typing import Masks, Tree
@@ -91,7 +93,7 @@ def units(graph: Graph, round_to: int = 1) -> Structure:
                     continue
                 kept = (0, axis) if numbers.ndim == 3 else (axis,)
                 rest = tuple(k for k in range(x.ndim) if k not in kept)
-                line = jnp.sum(x, rest).astype(sums.dtype)
+                line = _whole(jnp.sum(x, rest).astype(sums.dtype))
                 line = jnp.broadcast_to(line[..., None], numbers.shape)
                 sums = sums.at[numbers].add(line)
         return [sums[pool.units] for pool in graph.pools]
@@ -114,8 +116,24 @@ def units(graph: Graph, round_to: int = 1) -> Structure:
                 shape[axis] = numbers.shape[-2]
                 if numbers.ndim == 3:
                     shape[0] = len(numbers)
-                mask &= kept[numbers].all(-1).reshape(shape)
+                mask &= _like(mask, kept[numbers].all(-1).reshape(shape))
             found.append(mask)
         return rebuild(params, found)
 
     return Structure(to_units, to_masks, where=where, round_to=round_to)
+
+
+def _whole(x: jax.Array) -> jax.Array:
+    """On every device: units are few."""
+    if jax.typeof(x).sharding.mesh.are_all_axes_explicit:
+        return jax.sharding.reshard(x, PartitionSpec())
+    return x
+
+
+def _like(mask: jax.Array, here: jax.Array) -> jax.Array:
+    """The same, broadcast to a mask and laid out like it."""
+    sharding = jax.typeof(mask).sharding
+    here = jnp.broadcast_to(here, mask.shape)
+    if sharding.mesh.are_all_axes_explicit:
+        return jax.sharding.reshard(here, sharding.spec)
+    return here
