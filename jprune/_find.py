@@ -2,16 +2,18 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jprune import _counts
 from jprune._checks import (
+    check_fixed,
     check_member,
-    check_sparsity,
     check_where,
     choose,
     prunable,
@@ -43,10 +45,11 @@ class Method(NamedTuple):
     criterion: Criterion
     structure: Structure
     allocation: Allocation
+    role: str = "criterion"  # the criterion's name in the call
 
     def check(self) -> None:
         """Refuses uncalled factories."""
-        check_member(self.call, "criterion", self.criterion, Criterion)
+        check_member(self.call, self.role, self.criterion, Criterion)
         check_member(self.call, "structure", self.structure, Structure)
         check_member(self.call, "allocation", self.allocation, Allocation)
         alike = self.structure.kept
@@ -125,12 +128,7 @@ def find_masks(
     """
     method = Method("find_masks", criterion, structure, allocation)
     method.check()
-    if callable(sparsity):
-        raise ValueError(
-            "`find_masks(sparsity=...)` must be a number, got the schedule "
-            f"{sparsity!r}; schedules are for `prune`."
-        )
-    sparsity = check_sparsity("find_masks", sparsity)
+    sparsity = check_fixed("find_masks", sparsity)
     check_where("find_masks", where)
     chosen = method.choose(where, params)
     if grads is not None:
@@ -240,7 +238,7 @@ def check_method(method: Method, params: Tree) -> None:
     def units(params: Tree) -> Any:
         state = method.criterion.init(params)
         after = method.criterion.update(params, state, params)
-        _check_state(method.call, state, after)
+        _check_state(f"`{method.call}({method.role}=...)`", state, after)
         return _units(method, params, after, params, jax.random.key(0))[0]
 
     if jax.tree.leaves(params):
@@ -249,7 +247,7 @@ def check_method(method: Method, params: Tree) -> None:
 
 def _check_state(call: str, before: Any, after: Any) -> None:
     """Refuses a criterion whose state changes its form from step to step."""
-    call = f"`{call}(criterion=...)`: `update` must return a state like `init`"
+    call = f"{call}: `update` must return a state like `init`"
     old, new = (str(jax.tree.structure(state)) for state in (before, after))
     if old != new:
         raise ValueError(f"{call}, {old}, got {new}.")
@@ -272,14 +270,20 @@ def _units(
 ) -> tuple[list[jax.Array], Any]:
     """Scores of units, ready to be ranked, and the structure of their tree."""
     scores = method.criterion.score(params, state, grads, key)
-    call = f"`{method.call}(criterion=...)`"
-    scores = like(params, scores, call, "scores")
+    call = f"`{method.call}({method.role}=...)`"
+    # Selection has no gradient: nothing of it is to be differentiated.
+    scores = lax.stop_gradient(like(params, scores, call, "scores"))
     units = method.criterion.pooled(method.structure.to_units(scores))
     return jax.tree.flatten(method.allocation.normalize(units))
 
 
-def counts_of(method: Method, params: Tree, sparsity: Any) -> Counts:
-    """How many units stay, in one ranking or in each pool."""
+def counts_of(
+    method: Method, params: Tree, sparsity: Any, dropped: Any = 0.0
+) -> Counts:
+    """How many units stay, in one ranking or in each pool.
+
+    Of each count the fraction ``dropped`` is taken off.
+    """
 
     def units_of(params: Tree) -> Tree:
         return method.structure.to_units(params)
@@ -297,6 +301,12 @@ def counts_of(method: Method, params: Tree, sparsity: Any) -> Counts:
         kept=method.structure.kept,
     )
     counts = method.allocation.counts(pools, sparsity)
+    if isinstance(dropped, jax.Array) or dropped:
+        counts = jax.tree.map(
+            partial(_counts.left_of, dropped),
+            counts,
+            is_leaf=lambda x: isinstance(x, _counts.Count),
+        )
     if method.allocation.joint:
         return _counts.count_of(counts)
     each = [

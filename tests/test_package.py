@@ -32,7 +32,7 @@ LAYERS = [
     ("masks",),
     ("_cuts",),
     ("_search",),
-    ("selection",),
+    ("selection", "_straight_through"),
     ("criteria", "structures", "allocations", "projections"),
     ("_find",),
     ("transforms",),
