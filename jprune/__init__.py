@@ -1,14 +1,19 @@
 """Pruning as optax transforms, and models that are smaller and faster for it."""
 
 from jprune import allocations as allocations
+from jprune import compaction as compaction
 from jprune import criteria as criteria
 from jprune import plot as plot
 from jprune import projections as projections
+from jprune import report as report
 from jprune import selection as selection
 from jprune import structures as structures
 from jprune import transforms as transforms
 from jprune._find import find_masks as find_masks
 from jprune._straight_through import straight_through as straight_through
+from jprune.compaction import compact as compact
+from jprune.compaction import trace_units as trace_units
+from jprune.compaction import units as units
 from jprune.masks import LeafSummary as LeafSummary
 from jprune.masks import Summary as Summary
 from jprune.masks import apply_masks as apply_masks
@@ -43,6 +48,8 @@ __all__ = [
     "allocations",
     "apply_masks",
     "check_chain",
+    "compact",
+    "compaction",
     "criteria",
     "find_masks",
     "get_masks",
@@ -53,6 +60,7 @@ __all__ = [
     "project_frobenius_ball",
     "projections",
     "prune",
+    "report",
     "rewire",
     "rigl",
     "selection",
@@ -60,6 +68,8 @@ __all__ = [
     "straight_through",
     "structures",
     "summarize",
+    "trace_units",
     "transforms",
+    "units",
     "with_gradients",
 ]

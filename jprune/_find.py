@@ -61,6 +61,12 @@ class Method(NamedTuple):
                 "`uniform` and `erdos_renyi` can."
             )
 
+    def choose(self, where: Where, params: Tree) -> Tree:
+        """``params`` with holes in place of what is not pruned."""
+        if self.structure.where is not None:
+            where = self.structure.where
+        return choose(self.call, where, params, prunable)
+
 
 def _factory(member: Callable[..., Any]) -> str:
     """The name of the function that made a member."""
@@ -124,7 +130,7 @@ def find_masks(
     method.check()
     sparsity = check_fixed("find_masks", sparsity)
     check_where("find_masks", where)
-    chosen = choose("find_masks", where, params, prunable)
+    chosen = method.choose(where, params)
     if grads is not None:
         grads = like(chosen, grads, "`find_masks(grads=...)`", "gradient")
     state = criterion.update(grads, criterion.init(chosen), chosen)
@@ -173,8 +179,33 @@ def find(
         marks = select_few(units, counts, before[0])
     else:
         marks = select(units, counts, *before)
+    if method.structure.round_to and method.allocation.joint:
+        marks = _filled_up(units, marks, before[0], method.structure.round_to)
     chosen = jax.tree.unflatten(structure, marks)
     return method.structure.to_masks(chosen, params)
+
+
+def _filled_up(
+    units: list[jax.Array],
+    marks: list[jax.Array],
+    kept: list[jax.Array] | None,
+    multiple: int,
+) -> list[jax.Array]:
+    """What one ranking marked, and more until all pools hold multiples."""
+    sizes = np.concatenate([np.full(len(x), x[0].size) for x in units])
+    counts = _multiple(count_kept(marks, joint=False), sizes, multiple)
+    if kept is not None:  # what was pruned comes last
+        units = [
+            jnp.where(k, x, -jnp.inf) for x, k in zip(units, kept, strict=True)
+        ]
+    return select(units, counts, marks)
+
+
+def _multiple(counts: Any, sizes: np.ndarray, multiple: int) -> jax.Array:
+    """The next positive multiples, or all the units of a pool."""
+    counts = jnp.maximum(counts, 1)
+    counts = -(-counts // multiple) * multiple
+    return jnp.minimum(counts, sizes).astype(np.int32)
 
 
 def _reserve(
@@ -282,7 +313,13 @@ def counts_of(
         jnp.broadcast_to(_int32(count), () if few else x.shape[:1])
         for x, count in zip(units, counts, strict=True)
     ]
-    return jnp.concatenate([jnp.zeros(0, np.int32), *map(jnp.atleast_1d, each)])
+    found = jnp.concatenate(
+        [jnp.zeros(0, np.int32), *map(jnp.atleast_1d, each)]
+    )
+    if method.structure.round_to:
+        sizes = np.repeat(pools.sizes, pools.numbers)
+        found = _multiple(found, sizes, method.structure.round_to)
+    return found
 
 
 def _int32(count: Any) -> jax.Array:

@@ -15,9 +15,7 @@ from jprune._checks import (
     check_sparsity,
     check_state,
     check_where,
-    choose,
     is_traced,
-    prunable,
 )
 from jprune._find import (
     Method,
@@ -105,7 +103,7 @@ def prune(
     refresh = jax.jit(partial(_refresh, method), static_argnames="fixed")
 
     def init_fn(params: Tree) -> PruneState:
-        chosen = choose("prune", where, params, prunable)
+        chosen = method.choose(where, params)
         check_method(method, chosen)
         return PruneState(
             count=jnp.zeros([], jnp.int32),

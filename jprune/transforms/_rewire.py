@@ -15,8 +15,6 @@ from jprune._checks import (
     check_sparsity,
     check_state,
     check_where,
-    choose,
-    prunable,
 )
 from jprune._find import Method, check_method, counts_of, find, kept_units
 from jprune._trees import is_hole, like
@@ -150,7 +148,7 @@ def rewire(
     refresh = jax.jit(partial(_refresh, dropping, growing), static_argnums=0)
 
     def init_fn(params: Tree) -> RewireState:
-        chosen = choose("rewire", where, params, prunable)
+        chosen = at_random.choose(where, params)
         check_method(dropping, chosen)
         check_method(growing, chosen)
         counts = counts_of(at_random, chosen, sparsity)
