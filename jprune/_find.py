@@ -17,7 +17,7 @@ from jprune._checks import (
     prunable,
 )
 from jprune._ranking import count_alike, select_few
-from jprune._trees import is_hole, like, path_name
+from jprune._trees import is_hole, like, path_name, wide
 from jprune._typing import Masks, Tree, Where
 from jprune.allocations import Allocation, Pools, uniform
 from jprune.criteria import Criterion, magnitude
@@ -185,7 +185,7 @@ def _reserve(
     kept: list[jax.Array] | None,
 ) -> list[jax.Array]:
     """Makes the scores of so many best units of each pool the highest of all."""
-    sizes = np.array([x[0].size for x in units], np.int64)
+    sizes = np.array([math.prod(x.shape[1:]) for x in units], np.int64)
     counts = np.repeat(least(sizes), [len(x) for x in units])
     best = select(units, jnp.asarray(counts, np.int32), kept)
     # NaN comes first, so that a NaN which is not reserved must step back.
@@ -242,7 +242,8 @@ def _units(
     """Scores of units, ready to be ranked, and the structure of their tree."""
     scores = method.criterion.score(params, state, grads, key)
     call = f"`{method.call}(criterion=...)`"
-    scores = like(params, scores, call, "scores")
+    # Sums of 16-bit scores overflow; those of built-in criteria are wide.
+    scores = jax.tree.map(wide, like(params, scores, call, "scores"))
     units = method.criterion.pooled(method.structure.to_units(scores))
     return jax.tree.flatten(method.allocation.normalize(units))
 
@@ -251,7 +252,7 @@ def counts_of(method: Method, params: Tree, sparsity: Any) -> Counts:
     """How many units stay, in one ranking or in each pool."""
 
     def units_of(params: Tree) -> Tree:
-        return method.structure.to_units(params)
+        return method.structure.to_units(jax.tree.map(wide, params))
 
     units = jax.tree.leaves(jax.eval_shape(units_of, params))
     few = method.structure.few
