@@ -1,38 +1,55 @@
 """Pruning as optax transforms, and models that are smaller and faster for it."""
 
 from jprune import allocations as allocations
+from jprune import compaction as compaction
 from jprune import criteria as criteria
 from jprune import plot as plot
 from jprune import projections as projections
+from jprune import report as report
 from jprune import selection as selection
 from jprune import structures as structures
 from jprune import transforms as transforms
 from jprune._find import find_masks as find_masks
+from jprune._straight_through import straight_through as straight_through
+from jprune.compaction import compact as compact
+from jprune.compaction import trace_units as trace_units
+from jprune.compaction import units as units
 from jprune.masks import LeafSummary as LeafSummary
 from jprune.masks import Summary as Summary
 from jprune.masks import apply_masks as apply_masks
 from jprune.masks import get_masks as get_masks
 from jprune.masks import measure_sparsity as measure_sparsity
 from jprune.masks import summarize as summarize
+from jprune.transforms import ChainReport as ChainReport
 from jprune.transforms import KeepMasksState as KeepMasksState
 from jprune.transforms import ProjectState as ProjectState
 from jprune.transforms import PruneState as PruneState
+from jprune.transforms import RewireState as RewireState
+from jprune.transforms import check_chain as check_chain
 from jprune.transforms import keep_masks as keep_masks
 from jprune.transforms import project as project
 from jprune.transforms import project_frobenius_ball as project_frobenius_ball
 from jprune.transforms import prune as prune
+from jprune.transforms import rewire as rewire
+from jprune.transforms import rigl as rigl
+from jprune.transforms import sparse_evolution as sparse_evolution
 from jprune.transforms import with_gradients as with_gradients
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ChainReport",
     "KeepMasksState",
     "LeafSummary",
     "ProjectState",
     "PruneState",
+    "RewireState",
     "Summary",
     "allocations",
     "apply_masks",
+    "check_chain",
+    "compact",
+    "compaction",
     "criteria",
     "find_masks",
     "get_masks",
@@ -43,9 +60,16 @@ __all__ = [
     "project_frobenius_ball",
     "projections",
     "prune",
+    "report",
+    "rewire",
+    "rigl",
     "selection",
+    "sparse_evolution",
+    "straight_through",
     "structures",
     "summarize",
+    "trace_units",
     "transforms",
+    "units",
     "with_gradients",
 ]

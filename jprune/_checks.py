@@ -42,24 +42,36 @@ def check_number(call: str, value: Any) -> Any:
         raise ValueError(f"{call} must be a number, got {value!r}.") from None
 
 
-def check_sparsity(call: str, sparsity: Sparsity) -> Any:
+def check_sparsity(
+    call: str, sparsity: Sparsity, name: str = "sparsity"
+) -> Any:
     """A float in [0, 1], a traced scalar, or a schedule of the count."""
     if callable(sparsity):
         try:
             first = sparsity(0)
         except TypeError as error:
             raise ValueError(
-                f"`{call}(sparsity=...)` must be a number or a schedule "
+                f"`{call}({name}=...)` must be a number or a schedule "
                 f"(count -> number); calling {sparsity!r} failed: {error}"
             ) from error
-        check_sparsity(call, first)
+        check_sparsity(call, first, name)
         return sparsity
-    sparsity = check_number(f"`{call}(sparsity=...)`", sparsity)
+    sparsity = check_number(f"`{call}({name}=...)`", sparsity)
     if isinstance(sparsity, float) and not 0.0 <= sparsity <= 1.0:
         raise ValueError(
-            f"`{call}(sparsity=...)` must lie in [0, 1], got {sparsity}."
+            f"`{call}({name}=...)` must lie in [0, 1], got {sparsity}."
         )
     return sparsity
+
+
+def check_fixed(call: str, sparsity: Any) -> Any:
+    """A sparsity that is no schedule."""
+    if callable(sparsity):
+        raise ValueError(
+            f"`{call}(sparsity=...)` must be a number, got the schedule "
+            f"{sparsity!r}; schedules are for `prune`."
+        )
+    return check_sparsity(call, sparsity)
 
 
 def check_radius(call: str, radius: Any) -> Any:
@@ -94,14 +106,16 @@ def check_count(call: str, count: Any) -> Any:
     return int(number)
 
 
-def check_every(call: str, every: Any) -> Any:
-    """A positive int or a traced integer."""
-    number = check_number(f"`{call}(every=...)`", every)
+def check_every(
+    call: str, every: Any, name: str = "every", least: int = 1
+) -> Any:
+    """An int of some size at least, or a traced integer."""
+    number = check_number(f"`{call}({name}=...)`", every)
     if is_traced(number):
         return number
-    if number < 1 or not number.is_integer():
+    if number < least or not number.is_integer():
         raise ValueError(
-            f"`{call}(every=...)` must be an integer >= 1, got {every}."
+            f"`{call}({name}=...)` must be an integer >= {least}, got {every}."
         )
     return int(number)
 

@@ -103,12 +103,16 @@ def fraction_of(fraction: Any, sizes: Any) -> Any:
       fraction: A number in [0, 1]. A Python one is multiplied in float64, as
         Python does. An array, traced or not, is the number that its bits say,
         and the product is formed exactly.
-      sizes: A NumPy int64 array, each at most 2**40.
+      sizes: Integers, each at most 2**40, or a :class:`Count`.
 
     Returns:
-      A NumPy int64 array for a Python number, else a :class:`Count`.
+      A NumPy int64 array for a Python number of known sizes, else a
+      :class:`Count`.
     """
-    sizes = np.asarray(sizes, np.int64)
+    if isinstance(sizes, Count | jax.Array):
+        fraction = jnp.asarray(fraction, float)
+    else:
+        sizes = np.asarray(sizes, np.int64)
     if not isinstance(fraction, jax.Array):
         return np.array(
             [round(float(fraction) * int(n)) for n in sizes.flat], np.int64
@@ -119,7 +123,7 @@ def fraction_of(fraction: Any, sizes: Any) -> Any:
     unsigned = jnp.uint64 if bits > 32 else jnp.uint32
     mantissa = jnp.asarray(mantissa * 2.0**bits, unsigned)
     size = count_of(sizes)
-    zero = jnp.zeros(sizes.shape, jnp.int32)
+    zero = jnp.zeros_like(size.low)
 
     # Schoolbook shift-and-add, from the lowest bit of the mantissa: what is
     # shifted out of the product is the half (last bit) and the rest (sticky).
@@ -158,11 +162,10 @@ def density_of(sparsity: Any) -> Any:
 
 def left_of(sparsity: Any, sizes: Any) -> Any:
     """What is left of each size: the rounding is that of the units lost."""
-    sizes = np.asarray(sizes, np.int64)
     lost = fraction_of(sparsity, sizes)
     if isinstance(lost, Count):
         return subtract(count_of(sizes), lost)
-    return sizes - lost
+    return np.asarray(sizes, np.int64) - lost
 
 
 def floor_of(values: Any) -> Count:

@@ -2,16 +2,18 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jprune import _counts
 from jprune._checks import (
+    check_fixed,
     check_member,
-    check_sparsity,
     check_where,
     choose,
     prunable,
@@ -43,10 +45,11 @@ class Method(NamedTuple):
     criterion: Criterion
     structure: Structure
     allocation: Allocation
+    role: str = "criterion"  # the criterion's name in the call
 
     def check(self) -> None:
         """Refuses uncalled factories."""
-        check_member(self.call, "criterion", self.criterion, Criterion)
+        check_member(self.call, self.role, self.criterion, Criterion)
         check_member(self.call, "structure", self.structure, Structure)
         check_member(self.call, "allocation", self.allocation, Allocation)
         alike = self.structure.kept
@@ -57,6 +60,12 @@ class Method(NamedTuple):
                 f"one ranking, `{_factory(self.allocation.counts)}`, can't; "
                 "`uniform` and `erdos_renyi` can."
             )
+
+    def choose(self, where: Where, params: Tree) -> Tree:
+        """``params`` with holes in place of what is not pruned."""
+        if self.structure.where is not None:
+            where = self.structure.where
+        return choose(self.call, where, params, prunable)
 
 
 def _factory(member: Callable[..., Any]) -> str:
@@ -119,14 +128,9 @@ def find_masks(
     """
     method = Method("find_masks", criterion, structure, allocation)
     method.check()
-    if callable(sparsity):
-        raise ValueError(
-            "`find_masks(sparsity=...)` must be a number, got the schedule "
-            f"{sparsity!r}; schedules are for `prune`."
-        )
-    sparsity = check_sparsity("find_masks", sparsity)
+    sparsity = check_fixed("find_masks", sparsity)
     check_where("find_masks", where)
-    chosen = choose("find_masks", where, params, prunable)
+    chosen = method.choose(where, params)
     if grads is not None:
         grads = like(chosen, grads, "`find_masks(grads=...)`", "gradient")
     state = criterion.update(grads, criterion.init(chosen), chosen)
@@ -175,8 +179,33 @@ def find(
         marks = select_few(units, counts, before[0])
     else:
         marks = select(units, counts, *before)
+    if method.structure.round_to and method.allocation.joint:
+        marks = _filled_up(units, marks, before[0], method.structure.round_to)
     chosen = jax.tree.unflatten(structure, marks)
     return method.structure.to_masks(chosen, params)
+
+
+def _filled_up(
+    units: list[jax.Array],
+    marks: list[jax.Array],
+    kept: list[jax.Array] | None,
+    multiple: int,
+) -> list[jax.Array]:
+    """What one ranking marked, and more until all pools hold multiples."""
+    sizes = np.concatenate([np.full(len(x), x[0].size) for x in units])
+    counts = _multiple(count_kept(marks, joint=False), sizes, multiple)
+    if kept is not None:  # what was pruned comes last
+        units = [
+            jnp.where(k, x, -jnp.inf) for x, k in zip(units, kept, strict=True)
+        ]
+    return select(units, counts, marks)
+
+
+def _multiple(counts: Any, sizes: np.ndarray, multiple: int) -> jax.Array:
+    """The next positive multiples, or all the units of a pool."""
+    counts = jnp.maximum(counts, 1)
+    counts = -(-counts // multiple) * multiple
+    return jnp.minimum(counts, sizes).astype(np.int32)
 
 
 def _reserve(
@@ -209,7 +238,7 @@ def check_method(method: Method, params: Tree) -> None:
     def units(params: Tree) -> Any:
         state = method.criterion.init(params)
         after = method.criterion.update(params, state, params)
-        _check_state(method.call, state, after)
+        _check_state(f"`{method.call}({method.role}=...)`", state, after)
         return _units(method, params, after, params, jax.random.key(0))[0]
 
     if jax.tree.leaves(params):
@@ -218,7 +247,7 @@ def check_method(method: Method, params: Tree) -> None:
 
 def _check_state(call: str, before: Any, after: Any) -> None:
     """Refuses a criterion whose state changes its form from step to step."""
-    call = f"`{call}(criterion=...)`: `update` must return a state like `init`"
+    call = f"{call}: `update` must return a state like `init`"
     old, new = (str(jax.tree.structure(state)) for state in (before, after))
     if old != new:
         raise ValueError(f"{call}, {old}, got {new}.")
@@ -241,15 +270,22 @@ def _units(
 ) -> tuple[list[jax.Array], Any]:
     """Scores of units, ready to be ranked, and the structure of their tree."""
     scores = method.criterion.score(params, state, grads, key)
-    call = f"`{method.call}(criterion=...)`"
+    call = f"`{method.call}({method.role}=...)`"
+    # Selection has no gradient: nothing of it is to be differentiated.
+    scores = lax.stop_gradient(like(params, scores, call, "scores"))
     # Sums of 16-bit scores overflow; those of built-in criteria are wide.
-    scores = jax.tree.map(wide, like(params, scores, call, "scores"))
+    scores = jax.tree.map(wide, scores)
     units = method.criterion.pooled(method.structure.to_units(scores))
     return jax.tree.flatten(method.allocation.normalize(units))
 
 
-def counts_of(method: Method, params: Tree, sparsity: Any) -> Counts:
-    """How many units stay, in one ranking or in each pool."""
+def counts_of(
+    method: Method, params: Tree, sparsity: Any, dropped: Any = 0.0
+) -> Counts:
+    """How many units stay, in one ranking or in each pool.
+
+    Of each count the fraction ``dropped`` is taken off.
+    """
 
     def units_of(params: Tree) -> Tree:
         return method.structure.to_units(jax.tree.map(wide, params))
@@ -267,13 +303,25 @@ def counts_of(method: Method, params: Tree, sparsity: Any) -> Counts:
         kept=method.structure.kept,
     )
     counts = method.allocation.counts(pools, sparsity)
+    if isinstance(dropped, jax.Array) or dropped:
+        counts = jax.tree.map(
+            partial(_counts.left_of, dropped),
+            counts,
+            is_leaf=lambda x: isinstance(x, _counts.Count),
+        )
     if method.allocation.joint:
         return _counts.count_of(counts)
     each = [
         jnp.broadcast_to(_int32(count), () if few else x.shape[:1])
         for x, count in zip(units, counts, strict=True)
     ]
-    return jnp.concatenate([jnp.zeros(0, np.int32), *map(jnp.atleast_1d, each)])
+    found = jnp.concatenate(
+        [jnp.zeros(0, np.int32), *map(jnp.atleast_1d, each)]
+    )
+    if method.structure.round_to:
+        sizes = np.repeat(pools.sizes, pools.numbers)
+        found = _multiple(found, sizes, method.structure.round_to)
+    return found
 
 
 def _int32(count: Any) -> jax.Array:

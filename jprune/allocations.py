@@ -115,6 +115,12 @@ def erdos_renyi(kernel: bool = True, power: float = 1.0) -> Allocation:
         return (max(sum(dims), 1) / max(math.prod(dims), 1)) ** power
 
     def counts(pools: Pools, sparsity: Any) -> Any:
+        if len(pools.shapes) != len(pools.sizes):
+            raise ValueError(
+                "`erdos_renyi()` divides among parameters, and the structure's "
+                f"{len(pools.sizes)} pools are parts of {len(pools.shapes)}; "
+                "`uniform` and `global_ranking` can."
+            )
         units = pools.numbers * pools.sizes
         if not units.size:
             return []  # a part of `optax.partition` that got nothing

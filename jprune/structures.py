@@ -32,7 +32,7 @@ from jprune._layout import (
     units_spec,
 )
 from jprune._trees import path_name
-from jprune._typing import Masks, Tree
+from jprune._typing import Masks, Tree, Where
 
 __all__ = [
     "Structure",
@@ -60,6 +60,10 @@ class Structure(NamedTuple):
     # (sparsity of the leaf, int64 sizes of pools) -> counts.
     kept: Callable[[Any, np.ndarray], Any] | None = None
     few: bool = False
+    where: Where = None  # the leaves it needs, whatever the caller selects
+    round_to: int = (
+        0  # pools keep a positive multiple of it, or all; 0: any number
+    )
 
 
 _Read = Callable[[Any, tuple[int, ...]], Layout]

@@ -44,6 +44,15 @@ TRANSFORMS: dict[str, Factory] = {
         CUBIC, allocation=allocations.global_ranking()
     ),
     "prune_at_random": lambda: jprune.prune(CUBIC, criterion=criteria.random()),
+    "rewire_never": lambda: jprune.sparse_evolution(
+        optax.identity(), 0.6, fraction=0.0
+    ),
+    "rewire_by_gradient": lambda: jprune.rigl(
+        optax.identity(), 0.6, every=2, start=1, stop=5
+    ),
+    "rewire_at_random": lambda: jprune.sparse_evolution(
+        optax.identity(), 0.6, fraction=0.3, every=2, start=1
+    ),
     "prune_by_gradient": lambda: jprune.with_gradients(
         jprune.prune(0.6, criterion=criteria.gradient())
     ),
@@ -86,6 +95,7 @@ GRADUAL = (  # dense at first
     "prune_by_fisher",
 )
 QUICK = ("keep_masks", "prune_gradually", "project", "project_frobenius_ball")
+MASKED = ("keep", "prune", "rewire")
 
 every_transform = pytest.mark.parametrize(
     "name",
@@ -121,7 +131,7 @@ def run(tx: Any, params: Any, steps: int, state: Any = None) -> Any:
 
 def check_effect(name: str, params: Any, state: Any, tolerance: float) -> None:
     """What the transform is for holds after a step."""
-    if name.startswith(("keep", "prune")):
+    if name.startswith(MASKED):
         masks = jprune.get_masks(state)
         for p, m in zip(
             [params["a"]["kernel"], params["b"]["kernel"]],
@@ -156,7 +166,7 @@ def test_jit_agrees_with_eager(name: str) -> None:
     eager = tx.update(grads, state, params)
     jitted = jax.jit(tx.update)(grads, state, params)
     chex.assert_trees_all_close(eager, jitted, rtol=1e-6)
-    if name.startswith(("keep", "prune")):
+    if name.startswith(MASKED):
         chex.assert_trees_all_equal(eager, jitted)
 
 
@@ -183,6 +193,10 @@ def test_scan_agrees_with_a_loop(name: str) -> None:
         (jprune.prune, [0.25, 0.5, 0.75]),
         (
             partial(jprune.prune, allocation=allocations.global_ranking()),
+            [0.25, 0.5, 0.75],
+        ),
+        (
+            partial(jprune.rigl, optax.identity(), fraction=0.25, every=1),
             [0.25, 0.5, 0.75],
         ),
         (jprune.project_frobenius_ball, [0.5, 1.0, 100.0]),
@@ -298,7 +312,7 @@ def test_masked_and_partition(name: str) -> None:
     one, state = run(masked, params, 4)
     two, other = run(split, params, 4)
     chex.assert_trees_all_close(one, two, rtol=1e-6)
-    if name.startswith(("keep", "prune")):
+    if name.startswith(MASKED):
         check_effect(name, one, state, 0.0)
         check_effect(name, two, other, 0.0)
         plain, _ = run(
@@ -486,7 +500,7 @@ def test_meshes(name: str, kind: AxisType, spec: Any) -> None:
     chex.assert_trees_all_close(
         jax.tree.map(np.asarray, landed), expected, rtol=1e-5, atol=atol
     )
-    if name.startswith(("keep", "prune")):
+    if name.startswith(MASKED):
         masks = jprune.get_masks(state)
         chex.assert_trees_all_equal(
             jax.tree.map(np.asarray, masks), jprune.get_masks(alone)
@@ -503,7 +517,7 @@ def test_kept_updates_pass_bit_for_bit(name: str) -> None:
     updates = grads_like(params)
     moved, state = jax.jit(tx.update)(updates, tx.init(params), params)
     landed = optax.apply_updates(params, moved)
-    if name.startswith(("keep", "prune")):
+    if name.startswith(MASKED):
         masks = jprune.get_masks(state)
         for part in ("a", "b"):
             mask = np.asarray(masks[part]["kernel"])

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 import pytest
 
 import jprune
@@ -182,6 +183,42 @@ WHEN_MADE: list[tuple[str, Callable[[], Any]]] = [
         "`find_masks(grads=...)`: the parameters have the leaf 'a/kernel'",
         lambda: jprune.find_masks(PARAMS, 0.5, grads={"a": {"bias": jnp.ones(4)}}),
     ),
+    (
+        "`straight_through(params, masks)`: the mask of 'a/kernel' must be bool, got float32",
+        lambda: jprune.straight_through(PARAMS, wrong(jnp.ones((3, 4)))),
+    ),
+    (
+        "`straight_through(decay=...)` must be a number >= 0, got -1.0",
+        lambda: jprune.straight_through(PARAMS, MASKS, decay=-1.0),
+    ),
+    (
+        "`rewire(sparsity=...)` must be a number, got the schedule",
+        lambda: jprune.rigl(optax.sgd(0.1), optax.constant_schedule(0.5), stop=9),
+    ),
+    (
+        "`rewire(fraction=...)` must lie in [0, 1], got 1.5",
+        lambda: jprune.rigl(optax.sgd(0.1), 0.5, fraction=1.5),
+    ),
+    (
+        "`rewire(stop=...)` must be an integer >= 1, got None: the default `fraction`",
+        lambda: jprune.rigl(optax.sgd(0.1), 0.5),
+    ),
+    (
+        "`rewire(start=...)` must be an integer >= 0, got -1",
+        lambda: jprune.rigl(optax.sgd(0.1), 0.5, start=-1, stop=9),
+    ),
+    (
+        "`rewire(grow=...)` got the function `gradient` itself; call it",
+        lambda: jprune.rewire(optax.sgd(0.1), 0.5, grow=criteria.gradient, stop=9),
+    ),
+    (
+        "`rewire(drop=...)` must be a `Criterion`, got 'smallest'",
+        lambda: jprune.rigl(optax.sgd(0.1), 0.5, drop="smallest", stop=9),
+    ),
+    (
+        "`rewire(inner)` must be a gradient transformation, got 0.1",
+        lambda: jprune.rigl(0.1, 0.5, stop=9),
+    ),
 ]  # fmt: skip
 
 
@@ -267,6 +304,21 @@ IN_INIT: list[tuple[str, Callable[[], Any], Any]] = [
         lambda: jprune.project_frobenius_ball(1.0),
         INTEGERS,
     ),
+    (
+        "`rewire(inner)`: no rule says which entries of the slot '0/base_optimizer_state/mu/a/kernel', of shape (3, 2), belong to which weight",
+        lambda: jprune.rigl(optax.contrib.galore(0.1, rank=2), 0.5, stop=9),
+        PARAMS,
+    ),
+    (
+        "`rewire(inner)`: which slots of the state belong to which weight can't be told; `optax.tree.map_params` fails",
+        lambda: jprune.rigl(optax.flatten(optax.adam(0.1)), 0.5, stop=9),
+        PARAMS,
+    ),
+    (
+        "`rewire(where=...)` selects no parameter",
+        lambda: jprune.rigl(optax.sgd(0.1), 0.5, where="no_such", stop=9),
+        PARAMS,
+    ),
 ]  # fmt: skip
 
 
@@ -286,6 +338,7 @@ def test_refused_in_init(
     [
         ("keep_masks", jprune.keep_masks(MASKS)),
         ("prune", jprune.prune(0.5)),
+        ("rewire", jprune.rigl(optax.sgd(0.1), 0.5, stop=9)),
         ("project", jprune.project(projections.frobenius_ball(1.0))),
         ("project_frobenius_ball", jprune.project_frobenius_ball(1.0)),
     ],

@@ -103,6 +103,21 @@ def test_linen_boxes() -> None:
         np.testing.assert_array_equal(a, b)
 
 
+def test_nnx_optimizer_rewires() -> None:
+    model = nnx.Linear(8, 4, rngs=nnx.Rngs(0))
+    tx = jprune.rigl(optax.adam(0.1), 0.5, fraction=0.5, every=1)
+    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+    first = jprune.get_masks(optimizer.opt_state)
+    x = jnp.linspace(-1, 1, 16).reshape(2, 8)
+    for _ in range(3):
+        grads = nnx.grad(lambda m: jnp.sum(jnp.sin(m(x))))(model)
+        optimizer.update(model, grads)
+    masks = jprune.get_masks(optimizer.opt_state)
+    assert int(masks["kernel"].sum()) == 16
+    assert np.any(masks["kernel"] != first["kernel"])
+    assert not np.any(np.asarray(model.kernel[...])[~masks["kernel"]])
+
+
 @flax.struct.dataclass
 class Layer:
     kernel: jax.Array

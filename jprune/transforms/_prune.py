@@ -15,9 +15,7 @@ from jprune._checks import (
     check_sparsity,
     check_state,
     check_where,
-    choose,
     is_traced,
-    prunable,
 )
 from jprune._find import (
     Method,
@@ -100,12 +98,12 @@ def prune(
     sparsity = check_sparsity("prune", sparsity)
     check_where("prune", where)
     every = check_every("prune", every)
-    seed = _seed(key)
+    seed = key_maker(key)
     # Jitted once per transform, so that a loop without jit compiles it once.
     refresh = jax.jit(partial(_refresh, method), static_argnames="fixed")
 
     def init_fn(params: Tree) -> PruneState:
-        chosen = choose("prune", where, params, prunable)
+        chosen = method.choose(where, params)
         check_method(method, chosen)
         return PruneState(
             count=jnp.zeros([], jnp.int32),
@@ -196,7 +194,7 @@ def _refresh(
     return lax.cond(due, choose_again, lambda: masks)
 
 
-def _seed(key: Any) -> Any:
+def key_maker(key: Any) -> Any:
     """A function that makes the key where it is used.
 
     ``update`` must read no array made here: it could be donated, or be bound to

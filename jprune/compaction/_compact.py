@@ -1,0 +1,319 @@
+"""Dead units removed from any function, and the proof that nothing changed."""
+
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jprune._trees import is_hole, leaves_with_path, path_name, rebuild
+from jprune._typing import Masks, Tree
+from jprune.compaction import _small_control as _small_control
+from jprune.compaction import _small_rules as _small_rules
+from jprune.compaction._dead import find_dead
+from jprune.compaction._graph import pools_of, traced
+from jprune.compaction._known import Array
+from jprune.compaction._paths import ends, names_of
+from jprune.compaction._plan import LeafPlan, Plan, cut, kept_of
+from jprune.compaction._rewrite import Rewrite, Small, Unsupported, dense, tidy
+from jprune.compaction._trace import Trace
+from jprune.masks import apply_masks
+
+
+class Certificate(NamedTuple):
+    """What :meth:`Compact.certify` measured."""
+
+    error: float  # largest absolute difference of any output
+    scale: float  # largest absolute output of the masked model
+    cases: int  # how many inputs were compared
+
+    def __str__(self) -> str:
+        return (
+            f"largest error {self.error:.3g} of outputs up to {self.scale:.3g}, "
+            f"{self.cases} inputs"
+        )
+
+
+@dataclass(frozen=True)
+class Compact:
+    """A smaller model that computes the same: see :func:`compact`."""
+
+    params: Tree  #: The same tree with smaller leaves.
+    plan: Plan  #: What was kept, as plain data.
+    _fn: Any
+    _dense: Tree
+    _masks: Masks
+
+    @cached_property
+    def fn(self) -> Any:
+        """The function of the smaller parameters, with the same signature.
+
+        Jitted; for new shapes of arguments the dense function is traced again,
+        and what was removed is checked again.
+
+        Raises:
+          ValueError: At these shapes the dense function is another program, for
+            which the proof doesn't hold.
+        """
+        shapes = jax.tree.map(_like, self._dense)
+        return jax.jit(smaller(self._fn, shapes, self.plan))
+
+    def take(self, tree: Tree) -> Tree:
+        """:meth:`Plan.take`: optimizer states, averages and gradients."""
+        return self.plan.take(tree)
+
+    def certify(self, *args: Any, seeds: int = 3) -> Certificate:
+        """Runs the masked and the smaller model side by side.
+
+        Args:
+          *args: Arguments of the function, concrete.
+          seeds: How many random inputs like them are tried after them: normal
+            for floats, the observed range for integers.
+
+        Returns:
+          A :class:`Certificate` with the largest difference.
+        """
+        masked = jax.jit(self._fn)
+        before = _masked(self._dense, self._masks)
+        cases = [args] + [_random_like(args, seed) for seed in range(seeds)]
+        error = scale = 0.0
+        for case in cases:
+            wanted = jax.tree.leaves(masked(before, *case))
+            found = jax.tree.leaves(self.fn(self.params, *case))
+            for a, b in zip(wanted, found, strict=True):
+                if jnp.issubdtype(a.dtype, jax.dtypes.extended):
+                    a, b = map(jax.random.key_data, (a, b))
+                a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+                error = max(error, float(np.abs(a - b).max(initial=0)))
+                scale = max(scale, float(np.abs(a).max(initial=0)))
+        return Certificate(error, scale, len(cases))
+
+
+def compact(
+    fn: Any, params: Tree, *args: Any, masks: Masks | None = None
+) -> Compact:
+    """Removes every unit that changes nothing.
+
+    A unit goes if whatever it adds, wherever it is summed over, is 0 for all
+    inputs: because all that comes in is 0 (a constant that is left of its bias
+    moves into the bias behind it, where there is one), or because all that goes
+    out is. What fed only dead units is dead too. Any zeros do, with or without
+    masks.
+
+    Args:
+      fn: Any function of parameters and arrays, as for :func:`trace_units`.
+      params: All that may be sliced, concrete.
+      *args: Further arguments, arrays or shapes.
+      masks: Applied first; they may cover a part of ``params``. Paths are
+        matched from their ends, so masks of ``variables["params"]`` serve for
+        ``variables``.
+
+    Returns:
+      A :class:`Compact`: smaller ``params``, a ``fn`` for them, the ``plan``,
+      ``take`` for whatever mirrors the parameters, and ``certify``.
+
+    Raises:
+      ValueError: Masks that fit no parameter.
+
+    The result is the masked model up to rounding, for finite activations.
+
+    >>> import jax, jax.numpy as jnp, jprune
+    >>> def fn(params, x):
+    ...     return jax.nn.relu(x @ params["w"] + params["b"]) @ params["v"]
+    >>> params = {"w": jnp.ones((4, 8)), "b": jnp.ones(8), "v": jnp.ones((8, 3))}
+    >>> masks = {"v": jnp.arange(8)[:, None] > 5}
+    >>> small = jprune.compact(fn, params, jnp.ones((1, 4)), masks=masks)
+    >>> jax.tree.map(jnp.shape, small.params)
+    {'b': (2,), 'v': (2, 3), 'w': (4, 2)}
+    >>> print(small.certify(jnp.ones((1, 4))))
+    largest error 0 of outputs up to 10, 4 inputs
+    """
+    masks = None if masks is None else fitted(params, masks)
+    trace = traced(fn, params, args)
+    dead, arrays, folded = find_dead(trace, host(params, masks))
+
+    def removed(dead: Array, changed: Iterable[int]) -> Compact:
+        plan = Plan(
+            tuple(
+                LeafPlan(leaf.path, leaf.shape, kept_of(trace.gone(i, dead)))
+                for i, leaf in enumerate(trace.leaves)
+            )
+        )
+        less = plan.apply(params)
+        if masks is not None:
+            less = apply_masks(less, plan.take(masks))
+        less = _replaced(less, plan, {i: arrays[i] for i in changed})
+        small = Compact(less, plan, fn, params, masks)
+        jax.eval_shape(small.fn, less, *args)
+        return small
+
+    try:
+        return removed(dead, folded)
+    except Unsupported:
+        # One set of units after the other; what is dead and stays is 0.
+        floating = [i for i, leaf in enumerate(trace.leaves) if leaf.floating]
+        gone = np.zeros_like(dead)
+        for pool in pools_of(trace):
+            more = gone.copy()
+            more[pool.units] = dead[pool.units]
+            with suppress(Unsupported):
+                removed(more, floating)
+                gone = more
+        return removed(gone, floating)
+
+
+def smaller(fn: Any, shapes: Tree, plan: Plan) -> Any:
+    """``fn`` for parameters that a plan has cut."""
+
+    def small_fn(params: Tree, *args: Any) -> Any:
+        trace = Trace(fn, shapes, args)
+        check(trace, plan)
+        arrays = [x for _, x in leaves_with_path(params) if not is_hole(x)]
+        inputs = [
+            Small(x, leaf.shape, tuple(map(tidy, plan.masks(i))))
+            for i, (x, leaf) in enumerate(
+                zip(arrays, trace.leaves, strict=True)
+            )
+        ]
+        inputs += [dense(jnp.asarray(x)) for x in jax.tree.leaves(args)]
+        outs = Rewrite().closed(trace.jaxpr, inputs)
+        found = [v.full() for v in outs]
+        if any(mask is not None for v in outs for mask in v.masks):
+            raise Unsupported("`fn` of `compact`: an output would be smaller")
+        return jax.tree.unflatten(jax.tree.structure(trace.output), found)
+
+    return small_fn
+
+
+def check(trace: Trace, plan: Plan) -> None:
+    """Refuses a program in which what was removed would add anything."""
+    trace.walk([None] * len(trace.leaves))
+    trace.number()
+    dead = np.ones(trace.count, bool)
+    removed = [
+        [None if m is None else ~m for m in plan.masks(i)]
+        for i in range(len(trace.leaves))
+    ]
+    for units, places in _pairs(trace, removed):
+        kept = units if places is None else units[~places]
+        dead[kept[kept >= 0]] = False
+    call = "`fn` of `compact`, with arguments of these shapes"
+    for units, places in _pairs(trace, removed):
+        if places is not None:
+            gone = np.append(dead, False)[units[places]]  # -1 is never dead
+            if not gone.any(-1).all():
+                raise Unsupported(
+                    f"{call}: what was removed is no longer a unit of its own."
+                )
+    for site in trace.walk(trace.zeroed(dead)).sums():
+        units = trace.touched(site, site.adds)
+        if dead[units].any():
+            raise Unsupported(
+                f"{call}: what was removed would add to a sum in {site.why}."
+            )
+
+
+def _pairs(trace: Trace, gone: list[list[Array | None]]) -> Any:
+    """Units of each axis, and which of its positions are gone."""
+    for axes, places in zip(trace.units, gone, strict=True):
+        for units, here in zip(axes, places, strict=True):
+            if here is not None:
+                shape = units.shape[:-1]
+                here = np.broadcast_to(
+                    here if units.ndim == 3 else here[0], shape
+                )
+            yield units, here
+
+
+def host(params: Tree, masks: Masks | None) -> list[Array]:
+    """The masked parameters as NumPy arrays; keys and the like as zeros."""
+    found = []
+    mask_of = {} if masks is None else dict(leaves_with_path(masks))
+    for path, x in leaves_with_path(params):
+        if is_hole(x):
+            continue
+        try:
+            x = np.asarray(x)
+        except TypeError:
+            x = np.zeros(np.shape(x), np.uint8)
+        mask = mask_of.get(path)
+        if mask is not None and not is_hole(mask):
+            x = np.where(np.asarray(mask), x, np.zeros_like(x))
+        found.append(x)
+    return found
+
+
+def fitted(params: Tree, masks: Masks) -> Masks:
+    """Masks that mirror ``params``, from masks of a part of it."""
+    call = "`compact(masks=...)`"
+    leaves = leaves_with_path(params)
+    paths = ends(path_name(path) for path, _ in leaves)
+    found: list[Any] = [None] * len(leaves)
+    for path, mask in leaves_with_path(masks):
+        if is_hole(mask):
+            continue
+        i = paths.get(names_of(path))
+        if i is None:
+            raise ValueError(
+                f"{call}: the mask {path_name(path)!r} fits no parameter, or "
+                "several."
+            )
+        shape = np.shape(leaves[i][1])
+        if np.shape(mask) != shape:
+            mask = _broadcast(call, path_name(path), mask, shape)
+        found[i] = mask
+    return rebuild(params, found)
+
+
+def _broadcast(call: str, name: str, mask: Any, shape: Any) -> Any:
+    try:
+        return jnp.broadcast_to(mask, shape)
+    except ValueError:
+        raise ValueError(
+            f"{call}: the mask of {name!r} has shape {np.shape(mask)}, which "
+            f"does not broadcast to the parameter's {shape}."
+        ) from None
+
+
+def _masked(params: Tree, masks: Masks | None) -> Tree:
+    return params if masks is None else apply_masks(params, masks)
+
+
+def _replaced(params: Tree, plan: Plan, biases: dict[int, Array]) -> Tree:
+    """With the biases into which constants were folded."""
+    found, i = [], 0
+    for _, x in leaves_with_path(params):
+        if not is_hole(x):
+            if i in biases:
+                kept = plan.leaves[i].kept
+                x = jnp.asarray(cut(biases[i], kept), np.asarray(x).dtype)
+            i += 1
+        found.append(x)
+    return rebuild(params, found)
+
+
+def _like(x: Any) -> Any:
+    return jax.ShapeDtypeStruct(np.shape(x), jnp.result_type(x))
+
+
+def _random_like(args: Any, seed: int) -> Any:
+    """Other values of the same shapes and types."""
+    rng = np.random.default_rng(seed)
+
+    def leaf(x: Any) -> Any:
+        dtype = jnp.result_type(x) if hasattr(x, "dtype") else None
+        if dtype is None or jnp.issubdtype(dtype, jax.dtypes.extended):
+            return x
+        shape = np.shape(x)
+        if jnp.issubdtype(dtype, jnp.floating):
+            return jnp.asarray(rng.standard_normal(shape), dtype)
+        if jnp.issubdtype(dtype, jnp.integer) and np.size(x):
+            low, high = int(np.min(x)), int(np.max(x))
+            return jnp.asarray(rng.integers(low, high + 1, shape), dtype)
+        return x
+
+    return jax.tree.map(leaf, args)

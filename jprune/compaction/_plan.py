@@ -1,0 +1,199 @@
+"""What is kept of each parameter: plain data."""
+
+import json
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from jax.tree_util import KeyPath
+
+from jprune._trees import is_hole, leaves_with_path, path_name, rebuild
+from jprune._typing import Tree
+from jprune.compaction._known import Array
+from jprune.compaction._paths import ends, partner
+
+Kept = tuple[tuple[int, ...], ...] | None
+"""Positions kept of one axis: one row, or one for each layer; None: all."""
+
+
+class LeafPlan(NamedTuple):
+    """What is kept of one parameter."""
+
+    path: str
+    shape: tuple[int, ...]  # before
+    kept: tuple[Kept, ...]  # by axis
+
+
+class Plan(NamedTuple):
+    """What is kept of every parameter: plain data, as JSON if need be.
+
+    >>> import jprune
+    >>> plan = jprune.compaction.Plan.from_json(
+    ...     '[{"path": "w", "shape": [2, 3], "kept": [null, [[0, 2]]]}]')
+    >>> import jax.numpy as jnp
+    >>> plan.apply({"w": jnp.arange(6).reshape(2, 3)})["w"].tolist()
+    [[0, 2], [3, 5]]
+    """
+
+    leaves: tuple[LeafPlan, ...]
+
+    def to_json(self) -> str:
+        """The plan as text."""
+        return json.dumps([leaf._asdict() for leaf in self.leaves])
+
+    @classmethod
+    def from_json(cls, text: str) -> "Plan":
+        """The plan that :meth:`to_json` wrote.
+
+        Raises:
+          ValueError: The text is no plan.
+        """
+        try:
+            return cls(tuple(map(_leaf_of, json.loads(text))))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"`Plan.from_json(text)`: no plan, got {text[:80]!r}: {error!r}."
+            ) from None
+
+    def apply(self, params: Tree) -> Tree:
+        """A fresh checkpoint of the same architecture, cut to what is kept.
+
+        It only slices: constants that :func:`compact` folded into biases came
+        from the parameters that it saw.
+
+        Raises:
+          ValueError: A parameter is missing, unknown or of another shape.
+        """
+        call = "`plan.apply(params)`"
+        planned = {leaf.path: leaf for leaf in self.leaves}
+        found = []
+        for path, x in leaves_with_path(params):
+            if is_hole(x):
+                found.append(x)
+                continue
+            leaf = planned.pop(path_name(path), None)
+            if leaf is None:
+                raise ValueError(
+                    f"{call}: the plan knows no parameter {path_name(path)!r}; "
+                    "it belongs to another architecture."
+                )
+            if np.shape(x) != leaf.shape:
+                raise ValueError(
+                    f"{call}: {leaf.path!r} has shape {np.shape(x)}, the plan "
+                    f"was made for {leaf.shape}."
+                )
+            found.append(cut(x, leaf.kept))
+        if planned:
+            raise ValueError(
+                f"{call}: the parameter {next(iter(planned))!r} is missing."
+            )
+        return rebuild(params, found)
+
+    def take(self, tree: Tree) -> Tree:
+        """Anything that holds trees like the parameters, cut the same way.
+
+        An optimizer state, an average of the parameters, gradients, masks: a
+        leaf is cut if its path ends in that of a parameter. Others, and arrays
+        of at most one entry, stay as they are.
+
+        Raises:
+          ValueError: A leaf is called like a parameter and has another shape.
+        """
+        paths = ends(leaf.path for leaf in self.leaves)
+        return rebuild(
+            tree,
+            [
+                _taken(path, x, self._leaf(partner(path, paths)))
+                for path, x in leaves_with_path(tree)
+            ],
+        )
+
+    def _leaf(self, i: int | None) -> LeafPlan | None:
+        return None if i is None else self.leaves[i]
+
+    def masks(self, leaf: int) -> tuple[Array | None, ...]:
+        """For each axis of a parameter ``[layers or 1, n]``, what is kept."""
+        _, shape, kept = self.leaves[leaf]
+        found: list[Array | None] = []
+        for n, rows in zip(shape, kept, strict=True):
+            if rows is None:
+                found.append(None)
+                continue
+            mask = np.zeros((len(rows), n), bool)
+            np.put_along_axis(mask, np.array(rows, int), True, 1)
+            found.append(mask)
+        return tuple(found)
+
+
+def _leaf_of(data: Any) -> LeafPlan:
+    kept = tuple(
+        None if rows is None else tuple(tuple(map(int, row)) for row in rows)
+        for rows in data["kept"]
+    )
+    return LeafPlan(str(data["path"]), tuple(map(int, data["shape"])), kept)
+
+
+def _taken(path: KeyPath, x: Any, leaf: LeafPlan | None) -> Any:
+    """A leaf of a tree, cut if a parameter is called like it."""
+    if leaf is None or is_hole(x) or np.size(x) <= 1:
+        return x
+    if np.shape(x) != leaf.shape:
+        raise ValueError(
+            f"`take(tree)`: {path_name(path)!r} has shape {np.shape(x)}, "
+            f"the parameter {leaf.path!r} {leaf.shape}."
+        )
+    return cut(x, leaf.kept)
+
+
+def cut(x: Any, kept: tuple[Kept, ...]) -> Any:
+    """One array cut to what is kept of each axis."""
+    if not any(kept):
+        return x
+    if not _can_read(x):
+        return _cut(jnp if isinstance(x, jax.Array) else np, x, kept)
+    # On the host nothing is compiled for every shape, and any sharding will do;
+    # the smaller array may not divide evenly, so that it goes to all devices.
+    sharding = x.sharding
+    if isinstance(sharding, NamedSharding):
+        sharding = NamedSharding(sharding.mesh, PartitionSpec())
+    return jax.device_put(_cut(np, np.asarray(x), kept), sharding)
+
+
+def _can_read(x: Any) -> bool:
+    """Whether NumPy can read the array."""
+    return (
+        isinstance(x, jax.Array)
+        and not isinstance(x, jax.core.Tracer)
+        and not jnp.issubdtype(x.dtype, jax.dtypes.extended)
+        and x.is_fully_addressable
+    )
+
+
+def _cut(numpy: Any, x: Any, kept: tuple[Kept, ...]) -> Any:
+    for axis, rows in enumerate(kept):
+        if rows is None:
+            continue
+        places = np.array(rows, int)
+        if len(rows) == 1:
+            x = numpy.take(x, places[0], axis)
+        else:
+            shape = [len(rows)] + [1] * (np.ndim(x) - 1)
+            shape[axis] = places.shape[1]
+            x = numpy.take_along_axis(x, places.reshape(shape), axis)
+    return x
+
+
+def kept_of(gone: list[Array]) -> tuple[Kept, ...]:
+    """Rows of positions, from which positions of each axis are gone."""
+    found: list[Kept] = []
+    for here in gone:
+        rows = np.atleast_2d(here)
+        if not rows.any():
+            found.append(None)
+            continue
+        if (rows == rows[0]).all():
+            rows = rows[:1]
+        found.append(tuple(tuple(np.flatnonzero(~r).tolist()) for r in rows))
+    return tuple(found)

@@ -1,0 +1,139 @@
+"""Whole units as a structure: what is pruned can be removed."""
+
+import operator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import PartitionSpec
+
+from jprune._trees import is_hole, leaves_with_path, path_name, rebuild
+from jprune._typing import Masks, Tree
+from jprune.compaction._graph import Graph
+from jprune.compaction._paths import ends, partner
+from jprune.structures import Structure
+
+
+def units(graph: Graph, round_to: int = 1) -> Structure:
+    """Whole units: what :func:`compact` can remove afterwards.
+
+    The score of a unit is the sum over all that belongs to it, biases and
+    scales included; all of it is masked, whatever ``where`` says. Each set of
+    units that can be compared is a pool, and none is ever emptied; units that
+    every layer of a scan has for itself are a pool per layer.
+
+    Args:
+      graph: What :func:`trace_units` found. Its parameters and those that are
+        pruned are matched by the ends of their paths, so a graph of a Linen
+        module's variables serves for ``variables["params"]``.
+      round_to: Pools keep a multiple of it (rounded up), or all. Static.
+
+    Returns:
+      A :class:`~jprune.structures.Structure`.
+
+    Raises:
+      ValueError: Here if ``round_to`` is no positive integer or nothing can be
+        removed; when used, if parameters are not those of the graph.
+
+    >>> import jax, jax.numpy as jnp, jprune
+    >>> def fn(params, x):
+    ...     return jax.nn.relu(x @ params["w"] + params["b"]) @ params["v"]
+    >>> params = {"w": jnp.ones((4, 3)), "b": jnp.array([1., 3., 2.]),
+    ...           "v": jnp.ones((3, 2))}
+    >>> graph = jprune.trace_units(fn, params, jnp.ones((1, 4)))
+    >>> jprune.find_masks(params, .3, structure=jprune.units(graph))["b"]
+    Array([False,  True,  True], dtype=bool)
+    """
+    try:
+        round_to = operator.index(round_to)
+    except TypeError:
+        round_to = 0
+    if round_to < 1:
+        raise ValueError(
+            "`units(round_to=...)` must be an integer >= 1, got "
+            f"{round_to or 'something else'}."
+        )
+    if not graph.pools:
+        raise ValueError(
+            "`units(graph)`: nothing can be removed:\n" + str(graph)
+        )
+    paths = ends(leaf.path for leaf in graph.leaves)
+    total = 1 + max(int(pool.units.max()) for pool in graph.pools)
+
+    def leaf_of(path: Any, x: Any) -> int | None:
+        i = partner(path, paths)
+        if i is not None and np.shape(x) != graph.leaves[i].shape:
+            raise ValueError(
+                f"`units(graph)`: {path_name(path)!r} has shape {np.shape(x)}, "
+                f"the graph was traced with {graph.leaves[i].shape}."
+            )
+        if i is None or not any((u >= 0).any() for u in graph.units[i]):
+            return None
+        return i
+
+    def where(params: Tree) -> Tree:
+        return rebuild(
+            params,
+            [
+                not is_hole(x) and leaf_of(path, x) is not None
+                for path, x in leaves_with_path(params)
+            ],
+        )
+
+    def to_units(scores: Tree) -> Tree:
+        sums = jnp.zeros(total + 1, jnp.float32)  # the last is no unit
+        for path, x in leaves_with_path(scores):
+            i = None if is_hole(x) else leaf_of(path, x)
+            if i is None:
+                continue
+            for axis, numbers in enumerate(graph.units[i]):
+                if (numbers < 0).all():
+                    continue
+                kept = (0, axis) if numbers.ndim == 3 else (axis,)
+                rest = tuple(k for k in range(x.ndim) if k not in kept)
+                line = _whole(jnp.sum(x, rest).astype(sums.dtype))
+                line = jnp.broadcast_to(line[..., None], numbers.shape)
+                sums = sums.at[numbers].add(line)
+        return [sums[pool.units] for pool in graph.pools]
+
+    def to_masks(masks: Masks, params: Tree) -> Masks:
+        kept = jnp.ones(total + 1, bool)
+        for pool, mask in zip(graph.pools, masks, strict=True):
+            kept = kept.at[pool.units].set(mask)
+        found: list[Any] = []
+        for path, p in leaves_with_path(params):
+            i = None if is_hole(p) else leaf_of(path, p)
+            if i is None:
+                found.append(optax.MaskedNode() if is_hole(p) else p)
+                continue
+            mask = jnp.ones_like(p, bool)
+            for axis, numbers in enumerate(graph.units[i]):
+                if (numbers < 0).all():
+                    continue
+                shape = [1] * p.ndim
+                shape[axis] = numbers.shape[-2]
+                if numbers.ndim == 3:
+                    shape[0] = len(numbers)
+                mask &= _like(mask, kept[numbers].all(-1).reshape(shape))
+            found.append(mask)
+        return rebuild(params, found)
+
+    return Structure(to_units, to_masks, where=where, round_to=round_to)
+
+
+def _whole(x: jax.Array) -> jax.Array:
+    """On every device: units are few."""
+    if jax.typeof(x).sharding.mesh.are_all_axes_explicit:
+        return jax.sharding.reshard(x, PartitionSpec())
+    return x
+
+
+def _like(mask: jax.Array, here: jax.Array) -> jax.Array:
+    """The same, broadcast to a mask and laid out like it."""
+    sharding = jax.typeof(mask).sharding
+    here = jnp.broadcast_to(here, mask.shape)
+    if sharding.mesh.are_all_axes_explicit:
+        return jax.sharding.reshard(here, sharding.spec)
+    return here

@@ -1,0 +1,94 @@
+"""Parameters, multiply-adds and bytes: dense, masked, compact."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jprune._typing import Masks, Tree
+from jprune.compaction import compact
+from jprune.compaction._compact import fitted, host
+from jprune.compaction._known import constant
+from jprune.compaction._trace import Trace
+
+
+class Count(NamedTuple):
+    """What one form of a model costs."""
+
+    parameters: int
+    multiply_adds: int
+    bytes: int
+
+
+class Cost(NamedTuple):
+    """What :func:`cost` returns; prints as a table."""
+
+    dense: Count
+    masked: (
+        Count  # what isn't 0; it is stored and computed densely all the same
+    )
+    compact: Count
+
+    def __str__(self) -> str:
+        head = f"{'':8}{'parameters':>14}{'multiply-adds':>17}{'bytes':>15}"
+        return "\n".join(
+            [head]
+            + [
+                f"{name:8}{a:>14,}{b:>17,}{c:>15,}"
+                for name, (a, b, c) in self._asdict().items()
+            ]
+        )
+
+
+def cost(fn: Any, params: Tree, *args: Any, masks: Masks | None = None) -> Cost:
+    """Counts what a function costs, and what it could after pruning.
+
+    Multiply-adds are those of products of arrays and of convolutions, read off
+    the jaxpr: a scan counts as often as it runs, of a ``cond`` the most costly
+    branch, the body of a ``while`` once. The masked model's are those of which
+    no factor is known to be 0. ``Compiled.cost_analysis()`` counts the body of
+    a loop once.
+
+    Args:
+      fn: Any function of parameters and arrays.
+      params: Its parameters, concrete.
+      *args: Further arguments, arrays or shapes.
+      masks: Applied first, as by :func:`jprune.compact`.
+
+    Returns:
+      A :class:`Cost`. Bytes are those of the parameters as they are stored.
+
+    >>> import jax, jax.numpy as jnp, jprune
+    >>> from jprune import report
+    >>> def fn(params, x):
+    ...     return jax.nn.relu(x @ params["w"]) @ params["v"]
+    >>> params = {"w": jnp.ones((4, 8)), "v": jnp.ones((8, 3))}
+    >>> masks = {"w": jnp.arange(8) > 5}
+    >>> print(report.cost(fn, params, jnp.ones((10, 4)), masks=masks))
+                parameters    multiply-adds          bytes
+    dense               56              560            224
+    masked              32              140            224
+    compact             14              140             56
+    """
+    masks = None if masks is None else fitted(params, masks)
+    arrays = host(params, masks)
+    trace = Trace(fn, params, args)
+    products = trace.walk([constant(x) for x in arrays]).products
+    small = compact(fn, params, *args, masks=masks)
+    less = Trace(small.fn, small.params, args)
+    left = less.walk([None] * len(less.leaves)).products
+    entries, stored = _stored(trace)
+    kept = sum(int(np.count_nonzero(x)) for x in arrays)
+    return Cost(
+        Count(entries, int(products[0]), stored),
+        Count(kept, int(products[1]), stored),
+        Count(_stored(less)[0], int(left[0]), _stored(less)[1]),
+    )
+
+
+def _stored(trace: Trace) -> tuple[int, int]:
+    """Entries and bytes of the parameters."""
+    sizes = [int(np.prod(leaf.shape, dtype=int)) for leaf in trace.leaves]
+    widths = [leaf.dtype.itemsize for leaf in trace.leaves]
+    return sum(sizes), sum(
+        n * width for n, width in zip(sizes, widths, strict=True)
+    )

@@ -1,0 +1,343 @@
+"""Dynamic sparse training: sparse from the first step to the last."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from jprune._checks import (
+    check_every,
+    check_fixed,
+    check_params,
+    check_sparsity,
+    check_state,
+    check_where,
+)
+from jprune._find import Method, check_method, counts_of, find, kept_units
+from jprune._trees import is_hole, like
+from jprune._typing import Masks, Scalar, Sparsity, Tree, Where
+from jprune.allocations import Allocation, uniform
+from jprune.criteria import Criterion, gradient, magnitude, random
+from jprune.structures import Structure, unstructured
+from jprune.transforms._keep_masks import mask_updates
+from jprune.transforms._prune import key_maker
+from jprune.transforms._slots import find_slots, reset_slots
+
+_BEFORE = 2**32 - 1  # folded into the key of the first masks: no count is it
+
+
+class RewireState(NamedTuple):
+    """The state of :func:`rewire`."""
+
+    count: jax.Array  # type: ignore[assignment]  # int32 scalar, updates so far
+    masks: Masks  # bool, like the parameters
+    grow: Any  # the grow criterion's own
+    drop: Any  # the drop criterion's own
+    inner: Any  # the inner optimizer's
+
+
+def rewire(
+    inner: optax.GradientTransformation,
+    sparsity: Scalar,
+    *,
+    grow: Criterion,
+    drop: Criterion = magnitude(),
+    fraction: Sparsity | None = None,
+    every: int = 100,
+    start: int = 0,
+    stop: int | None = None,
+    replace_step: bool = False,
+    structure: Structure = unstructured(),
+    allocation: Allocation = uniform(),
+    where: Where = None,
+    key: int | jax.Array = 0,
+) -> optax.GradientTransformationExtraArgs:
+    """Trains a network that is sparse from the first step, and rewires it.
+
+    The first masks are drawn at random. At update counts ``start, start + every,
+    ...`` up to ``stop`` a fraction of the kept units is dropped, those of the
+    lowest ``drop`` score, and as many grow, those of the highest ``grow`` score
+    of all that are then pruned; so the best of the dropped may stay. The number
+    of kept units never changes.
+
+    The inner optimizer sees no gradient and no value of a pruned weight. A new
+    connection starts at zero, and its moments are what ``inner.init`` gives; of
+    a dropped one nothing is left behind. That holds for *slots of weights*:
+    arrays in the inner state that have the shape of their parameter, perhaps
+    with more axes in front. Statistics of many weights (Adafactor's factors,
+    a norm per layer) stay as they are.
+
+    Args:
+      inner: The optimizer, whole: what comes after it in a chain would revive
+        pruned weights.
+      sparsity: The fraction of units that is pruned, in [0, 1]: a number or a
+        traced scalar.
+      grow: What new connections are worth. It sees the dense gradients, as they
+        arrive here.
+      drop: What kept connections are worth.
+      fraction: The fraction of a pool's kept units that is dropped, in [0, 1]: a
+        number, a traced scalar, or an optax schedule of the update count. Where
+        it is 0 nothing is rewired. Default: a cosine from .3 to 0 at ``stop``.
+      every: Updates between rewirings, at least 1.
+      start: The count of the first rewiring.
+      stop: The count after which masks stay; None: they never do.
+      replace_step: Whether a rewiring takes the place of a step of the inner
+        optimizer, as published, and counts as none. Else it follows the step.
+      structure: In what shape; see :mod:`jprune.structures`.
+      allocation: How much where; see :mod:`jprune.allocations`.
+      where: Which leaves, as in :func:`jprune.find_masks`.
+      key: Seed or key of the first masks and of criteria that draw at random;
+        for these it is folded with the update count.
+
+    Returns:
+      An optimizer. Its state is a :class:`RewireState`; ``update`` needs
+      ``params``, and hands extra arguments on to ``inner``. The parameters are
+      sparse from the first update on; ``apply_masks(params, get_masks(state))``
+      makes them so before.
+
+    Raises:
+      ValueError: Here for a bad number or an uncalled factory; in ``init`` for
+        what depends on the parameters, and for an inner optimizer with a slot
+        whose entries can't be told apart (the slot is named); in ``update`` if
+        ``params`` is missing.
+
+    Cost: between rewirings one fused pass over parameters, gradients and slots.
+
+    References:
+      Mocanu et al., `Scalable training of artificial neural networks with
+      adaptive sparse connectivity <https://arxiv.org/abs/1707.04780>`_, 2018;
+      Evci et al., `Rigging the Lottery <https://arxiv.org/abs/1911.11134>`_,
+      2020, algorithm 1.
+
+    >>> import jax.numpy as jnp, optax, jprune
+    >>> from jprune.criteria import gradient
+    >>> tx = jprune.rewire(
+    ...     optax.adam(.1), .75, grow=gradient(), fraction=.5, every=1)
+    >>> params = jnp.arange(16.).reshape(4, 4)
+    >>> state = tx.init(params)
+    >>> updates, after = tx.update(params, state, params)
+    >>> int(jnp.sum(after.masks)), int(jnp.sum(after.masks & ~state.masks))
+    (4, 2)
+    """
+    check_inner("rewire", inner)
+    dropping = Method("rewire", drop, structure, allocation, "drop")
+    growing = Method("rewire", grow, structure, allocation, "grow")
+    at_random = Method("rewire", random(), structure, allocation)
+    dropping.check()
+    growing.check()
+    sparsity = check_fixed("rewire", sparsity)
+    check_where("rewire", where)
+    every = check_every("rewire", every)
+    start = check_every("rewire", start, "start", least=0)
+    if stop is not None:
+        stop = check_every("rewire", stop, "stop")
+    elif fraction is None:
+        raise ValueError(
+            "`rewire(stop=...)` must be an integer >= 1, got None: the default "
+            "`fraction` is a cosine from .3 to 0 at `stop`."
+        )
+    if fraction is None:
+        fraction = optax.cosine_decay_schedule(0.3, stop)
+    fraction = check_sparsity("rewire", fraction, "fraction")
+    seed = key_maker(key)
+    inner = optax.with_extra_args_support(inner)
+    # Jitted once per transform, so that a loop without jit compiles it once.
+    refresh = jax.jit(partial(_refresh, dropping, growing), static_argnums=0)
+
+    def init_fn(params: Tree) -> RewireState:
+        chosen = at_random.choose(where, params)
+        check_method(dropping, chosen)
+        check_method(growing, chosen)
+        counts = counts_of(at_random, chosen, sparsity)
+        first = jax.random.fold_in(seed(), _BEFORE)
+        drawn = find(at_random, chosen, counts, (), None, first, None)
+        # Made from the parameters, so that they have their sharding.
+        masks = jax.tree.map(
+            lambda p, mask: jnp.ones_like(p, dtype=bool) & mask, chosen, drawn
+        )
+        find_slots("rewire", inner, params, masks)
+        return RewireState(
+            count=jnp.zeros([], jnp.int32),
+            masks=masks,
+            grow=grow.init(chosen),
+            drop=drop.init(chosen),
+            inner=inner.init(_masked(params, masks)),
+        )
+
+    def update_fn(
+        updates: Tree,
+        state: RewireState,
+        params: Tree | None = None,
+        **extra_args: Any,
+    ) -> tuple[Tree, RewireState]:
+        check_params("rewire", params)
+        check_state("rewire", state.masks)
+        chosen = jax.tree.map(
+            lambda mask, p: mask if is_hole(mask) else p,
+            state.masks,
+            params,
+            is_leaf=is_hole,
+        )
+        grads = like(chosen, updates, "`rewire`, the updates", "gradient")
+        remembered = {
+            "grow": grow.update(grads, state.grow, chosen),
+            "drop": drop.update(grads, state.drop, chosen),
+        }
+        # A rewiring that replaces a step lies between two counts of steps.
+        turn, rest = jnp.divmod(state.count - start, every + replace_step)
+        step = start + turn * every
+        rate: Any = fraction(step) if callable(fraction) else fraction
+        due = (state.count >= start) & (rest == 0) & (rate > 0)
+        if stop is not None:
+            due &= step <= stop
+        numbers: tuple[Any, Any] = sparsity, rate
+        masks = refresh(
+            tuple(None if _has_bits(x) else float(x) for x in numbers),
+            tuple(x if _has_bits(x) else None for x in numbers),
+            due,
+            chosen,
+            state.masks,
+            remembered,
+            grads,
+            jax.random.fold_in(seed(), state.count),
+        )
+        active = jax.tree.map(jnp.logical_and, state.masks, masks)
+
+        if extra_args.get("grad") is not None:
+            extra_args["grad"] = _masked(extra_args["grad"], state.masks)
+        seen, values = (_masked(x, state.masks) for x in (updates, params))
+
+        def take_step() -> tuple[Tree, Any]:
+            return inner.update(seen, state.inner, values, **extra_args)
+
+        def skip_step() -> tuple[Tree, Any]:
+            moved, _ = jax.eval_shape(take_step)
+            zeros = jax.tree.map(
+                lambda u, p: jnp.zeros_like(p, dtype=u.dtype), moved, params
+            )
+            return zeros, state.inner
+
+        if replace_step:
+            moved, inner_state = lax.cond(due, skip_step, take_step)
+        else:
+            moved, inner_state = take_step()
+        return mask_updates(moved, params, active), RewireState(
+            count=optax.safe_increment(state.count),
+            masks=masks,
+            inner=reset_slots(inner, inner_state, params, active),
+            **remembered,
+        )
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def rigl(
+    inner: optax.GradientTransformation, sparsity: Scalar, **options: Any
+) -> optax.GradientTransformationExtraArgs:
+    """RigL: :func:`rewire` that grows where the dense gradient is largest.
+
+    Args:
+      inner: The optimizer, whole.
+      sparsity: The fraction of units that is pruned.
+      **options: Those of :func:`rewire`; ``stop`` or ``fraction`` is needed.
+
+    Returns:
+      ``rewire(inner, sparsity, grow=gradient(), **options)``.
+
+    References:
+      Evci et al., `Rigging the Lottery <https://arxiv.org/abs/1911.11134>`_,
+      2020. The published protocol is ``replace_step=True``.
+
+    >>> import optax, jprune
+    >>> tx = jprune.rigl(optax.adam(1e-3), .9, every=100, stop=25_000)
+    """
+    return rewire(inner, sparsity, grow=gradient(), **options)
+
+
+def sparse_evolution(
+    inner: optax.GradientTransformation, sparsity: Scalar, **options: Any
+) -> optax.GradientTransformationExtraArgs:
+    """SET, sparse evolutionary training: :func:`rewire` that grows at random.
+
+    Args:
+      inner: The optimizer, whole.
+      sparsity: The fraction of units that is pruned.
+      **options: Those of :func:`rewire`; ``stop`` or ``fraction`` is needed.
+
+    Returns:
+      ``rewire(inner, sparsity, grow=random(), **options)``.
+
+    References:
+      Mocanu et al., `Scalable training of artificial neural networks with
+      adaptive sparse connectivity <https://arxiv.org/abs/1707.04780>`_, 2018,
+      algorithm 2, with the smallest magnitudes of either sign dropped.
+
+    >>> import optax, jprune
+    >>> tx = jprune.sparse_evolution(optax.adam(1e-3), .9, fraction=.3, every=100)
+    """
+    return rewire(inner, sparsity, grow=random(), **options)
+
+
+def check_inner(call: str, inner: Any) -> None:
+    """Refuses what is no optimizer."""
+    if isinstance(inner, optax.MultiSteps):
+        raise ValueError(
+            f"`{call}(inner)` goes inside `MultiSteps`, which accumulates dense "
+            f"gradients: `optax.MultiSteps(jprune.{call}(...), k)`."
+        )
+    if not isinstance(inner, optax.GradientTransformation):
+        raise ValueError(
+            f"`{call}(inner)` must be a gradient transformation, got {inner!r}."
+        )
+
+
+def _has_bits(number: Any) -> bool:
+    """Whether a number is an array, traced or not."""
+    return isinstance(number, jax.Array)
+
+
+def _masked(tree: Tree, masks: Masks) -> Tree:
+    """Zero where a mask is False."""
+
+    def leaf(mask: Any, x: Any) -> Any:
+        return x if is_hole(mask) else jnp.where(mask, x, jnp.zeros_like(x))
+
+    return jax.tree.map(leaf, masks, tree, is_leaf=is_hole)
+
+
+def _refresh(
+    dropping: Method,
+    growing: Method,
+    fixed: tuple[float | None, ...],
+    traced: tuple[jax.Array | None, ...],
+    due: jax.Array,
+    params: Tree,
+    masks: Masks,
+    states: dict[str, Any],
+    grads: Tree,
+    key: jax.Array,
+) -> Masks:
+    """The masks of this update: rewired if it is time."""
+    sparsity, fraction = (
+        t if f is None else f for f, t in zip(fixed, traced, strict=True)
+    )
+    if not _has_bits(fraction) and fraction == 0:
+        return masks
+    for_drop, for_grow = jax.random.split(key)
+
+    def rewired() -> Masks:
+        left = counts_of(dropping, params, sparsity, fraction)
+        kept = kept_units(dropping, masks)
+        rest = find(
+            dropping, params, left, states["drop"], grads, for_drop, kept
+        )
+        counts = counts_of(growing, params, sparsity)
+        kept = kept_units(growing, rest)
+        return find(
+            growing, params, counts, states["grow"], grads, for_grow, kept
+        )
+
+    return lax.cond(due, rewired, lambda: masks)

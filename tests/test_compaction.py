@@ -1,0 +1,518 @@
+"""Dead units removed: the same function, proved and measured in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from compaction_models import MODELS, Model, random_model
+from flax import linen as nn
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax import lax
+
+import jprune
+from jprune.compaction import Plan, _rewrite
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+SLOW = ("mlp", "residual", "resnet18")  # compiling them takes long
+
+
+def random_tree(tree, seed=0):
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda x: (
+            jnp.asarray(abs(rng.standard_normal(x.shape)) + 0.1)
+            * (-1) ** rng.integers(2, size=x.shape)
+        ),
+        tree,
+    )
+
+
+def sizes(params):
+    return jax.tree.map(jnp.shape, params)
+
+
+def relative(certificate):
+    return certificate.error / max(certificate.scale, 1)
+
+
+def perceptron(seed=0):
+    shapes = {"w": (4, 8), "b": (8,), "v": (8, 3), "c": (3,)}
+    zeros = {name: jnp.zeros(shape) for name, shape in shapes.items()}
+    return random_tree(zeros, seed)
+
+
+DEAD = np.array([1, 4, 5])
+X = np.random.default_rng(1).standard_normal((6, 4))
+
+
+def kill(params, names="wbv"):
+    spots = {"w": (slice(None), DEAD), "b": (DEAD,), "v": (DEAD,)}
+    return params | {k: params[k].at[spots[k]].set(0) for k in names}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=pytest.mark.slow if n in SLOW else ())
+        for n in MODELS
+    ],
+)
+def test_models_lose_units_and_compute_the_same(name):
+    fn, params, args = MODELS[name]()
+    params = random_tree(params)
+    graph = jprune.trace_units(fn, params, *args)
+    masks = jprune.find_masks(params, 0.4, structure=jprune.units(graph))
+    small = jprune.compact(fn, params, *args, masks=masks)
+    assert relative(small.certify(*args, seeds=1)) < 1e-12
+    assert [leaf.size for leaf in jax.tree.leaves(small.params)] == [
+        max(int(mask.sum()), 1)
+        if not isinstance(mask, optax.MaskedNode)
+        else leaf.size
+        for leaf, mask in zip(
+            jax.tree.leaves(params),
+            jax.tree.leaves(
+                masks, is_leaf=lambda x: isinstance(x, optax.MaskedNode)
+            ),
+            strict=True,
+        )
+    ]
+
+
+def case(fn, names="w"):
+    return fn, names
+
+
+# Removing the three dead columns of w would be wrong in each of these.
+FROZEN = {
+    "two-pass variance": case(lambda p, x: (x @ p["w"]).var(-1)),
+    "softmax": case(lambda p, x: jax.nn.softmax(x @ p["w"]) @ p["v"]),
+    "logsumexp": case(lambda p, x: jax.nn.logsumexp(x @ p["w"], -1)),
+    "max": case(lambda p, x: (-jnp.abs(x @ p["w"])).max(-1)),
+    "min": case(lambda p, x: jnp.abs(x @ p["w"]).min(-1)),
+    "prod": case(lambda p, x: (x @ p["w"]).prod(-1)),
+    "argmax": case(lambda p, x: (x @ p["w"]).argmax(-1)),
+    "sort": case(lambda p, x: jnp.sort(x @ p["w"]) @ p["v"]),
+    "top_k": case(lambda p, x: lax.top_k(x @ p["w"], 3)[0]),
+    "cumsum": case(lambda p, x: jnp.cumsum(x @ p["w"], 1) @ p["v"]),
+    "act(0) is summed": case(lambda p, x: jnp.cos(x @ p["w"]).sum(-1)),
+    "act(0), no bias": case(lambda p, x: jnp.cos(x @ p["w"]) @ p["v"]),
+    "act(0), bias used twice": case(
+        lambda p, x: (jnp.cos(x @ p["w"]) @ p["v"] + p["c"]) * p["c"]
+    ),
+    "act(0), sum used twice": case(
+        lambda p, x: (lambda y: (y + p["c"]) * y)(jnp.cos(x @ p["w"]) @ p["v"])
+    ),
+    "shifted": case(lambda p, x: jax.nn.relu(x @ p["w"] + p["b"] + 1).sum(-1)),
+    "gather": case(
+        lambda p, x: jnp.cos((x @ p["w"])[:, jnp.arange(8)[::-1]]).sum(-1)
+    ),
+    "scatter": case(
+        lambda p, x: (x @ p["w"]).at[:, jnp.array([6, 7])].add(1.0).sum(-1)
+    ),
+    "unknown": case(lambda p, x: jnp.abs(jnp.fft.fft(x @ p["w"])) @ p["v"]),
+    "output": case(lambda p, x: x @ p["w"], "wbv"),
+    "cond": case(
+        lambda p, x: (
+            lax.cond(x[0, 0] > 9, lambda h: h, lambda h: h * 0 + 1, x @ p["w"])
+            @ p["v"]
+        )
+    ),
+    "while": case(
+        lambda p, x: (
+            lax.fori_loop(0, 3, lambda i, h: jnp.roll(h, 1, -1), x @ p["w"])
+            @ p["v"]
+        )
+    ),
+    "padded conv": case(
+        lambda p, x: (
+            lax.conv_general_dilated(
+                jax.nn.sigmoid(x @ p["w"])[None],
+                jnp.stack([p["v"]] * 3),
+                (1,),
+                "SAME",
+                dimension_numbers=("NWC", "WIO", "NWC"),
+            )
+            + p["c"]
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FROZEN)
+def test_what_would_be_wrong_stays(name):
+    fn, names = FROZEN[name]
+    params = kill(perceptron(), names)
+    small = jprune.compact(fn, params, X)
+    assert small.params["w"].shape == (4, 8)
+    assert relative(small.certify(X)) < 1e-12
+    less = {
+        "w": jnp.delete(params["w"], DEAD, 1),
+        "b": jnp.delete(params["b"], DEAD),
+        "v": jnp.delete(params["v"], DEAD, 0),
+        "c": params["c"],
+    }
+    found, wanted = fn(less, X), fn(params, X)
+    assert found.shape != wanted.shape or not np.allclose(found, wanted)
+
+
+def test_one_position_that_is_everywhere_stays():
+    def fn(params, x):
+        return (jnp.sin(x @ params["w"]) + params["b"][1:2]) @ params["v"]
+
+    small = jprune.compact(fn, kill(perceptron(), "wb"), X)
+    kept = small.plan.leaves[0].kept[0]
+    assert kept is not None
+    assert 1 in kept[0]
+    assert relative(small.certify(X)) < 1e-12
+
+
+REMOVED = {
+    "incoming": case(
+        lambda p, x: jax.nn.relu(x @ p["w"] + p["b"]) @ p["v"] + p["c"]
+    ),
+    "constant into a bias": case(
+        lambda p, x: jnp.cos(x @ p["w"] + p["b"]) @ p["v"] + p["c"]
+    ),
+    "outgoing": case(lambda p, x: jnp.cos(x @ p["w"]) @ p["v"], "v"),
+    "mean": case(lambda p, x: jax.nn.relu(x @ p["w"] + p["b"]).mean(-1), "wb"),
+    "norm": case(lambda p, x: jnp.linalg.norm(x @ p["w"], axis=-1)),
+    "one-pass variance": case(
+        lambda p, x: (lambda h: (h * h).mean(-1) - h.mean(-1) ** 2)(x @ p["w"])
+    ),
+    "gated": case(
+        lambda p, x: (
+            (x @ p["w"])
+            * jax.nn.sigmoid((x @ jnp.concatenate([p["w"]] * 2, 1))[:, 8:])
+            @ p["v"]
+        )
+    ),
+    "dropout": case(
+        lambda p, x: (
+            jnp.where(
+                jax.random.bernoulli(jax.random.key(0), 0.5, (6, 8)),
+                x @ p["w"],
+                0,
+            )
+            @ p["v"]
+        )
+    ),
+    "a constant of the program": case(
+        lambda p, x: (jax.nn.relu(x @ p["w"]) * jnp.arange(1.0, 9)) @ p["v"]
+    ),
+    "concatenated": case(
+        lambda p, x: (
+            jnp.concatenate([x @ p["w"], jnp.sin(x @ p["w"])], -1)
+            @ jnp.concatenate([p["v"], p["v"]])
+        )
+    ),
+    "reversed": case(lambda p, x: (x @ p["w"])[:, ::-1] @ p["v"][::-1]),
+    "repeated": case(
+        lambda p, x: jnp.repeat(x @ p["w"], 2, -1) @ jnp.repeat(p["v"], 2, 0)
+    ),
+    "padded": case(
+        lambda p, x: jnp.pad(x @ p["w"], ((0, 0), (1, 2))) @ jnp.ones((11, 2))
+    ),
+    "while": case(
+        lambda p, x: (
+            lax.fori_loop(
+                0, 3, lambda i, h: jnp.tanh(h) + x @ p["w"], jnp.zeros((6, 8))
+            )
+            @ p["v"]
+        )
+    ),
+    "cond": case(
+        lambda p, x: (
+            lax.cond(x[0, 0] > 0, jnp.tanh, jnp.sin, x @ p["w"]) @ p["v"]
+        )
+    ),
+    "remat": case(
+        lambda p, x: (
+            jax.checkpoint(lambda h: jax.nn.gelu(h))(x @ p["w"]) @ p["v"]
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REMOVED)
+def test_what_adds_nothing_goes(name):
+    fn, names = REMOVED[name]
+    params = kill(perceptron(), names)
+    if name == "constant into a bias":
+        params = kill(perceptron(), "w")
+    small = jprune.compact(fn, params, X)
+    assert small.params["w"].shape == (4, 5)
+    assert relative(small.certify(X)) < 1e-12
+    if name not in ("constant into a bias", "while"):  # moved; no gradient
+        found = jax.grad(lambda p: small.fn(p, X).sum())(small.params)
+        wanted = small.take(jax.grad(lambda p: fn(p, X).sum())(params))
+        close = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9)
+        jax.tree.map(close, found, wanted)
+
+
+def test_dead_chains_go_whole():
+    def fn(params, x):
+        for w in params:
+            x = jnp.sin(x @ w)
+        return x
+
+    rng = np.random.default_rng(0)
+    shapes = [(4, 5), (5, 6), (6, 7), (7, 2)]
+    params = [jnp.asarray(rng.standard_normal(s)) for s in shapes]
+    # The last layer ignores two units, the one before feeds a third unit to
+    # those two only, and so on.
+    params[3] = params[3].at[:2].set(0)
+    params[2] = params[2].at[0, 2:].set(0)
+    params[1] = params[1].at[1, 1:].set(0)
+    small = jprune.compact(fn, params, X)
+    assert sizes(small.params) == [(4, 4), (4, 5), (5, 5), (5, 2)]
+    assert relative(small.certify(X)) < 1e-12
+
+
+def test_relu_keeps_its_derivative_at_zero():
+    def fn(params, x):
+        return (jax.nn.relu(x @ params["w"]) @ params["v"]).sum()
+
+    params = kill(perceptron())
+    small = jprune.compact(fn, params, X)
+    zero = jax.tree.map(jnp.zeros_like, small.params)
+    zero["v"] += 1
+    grad = jax.grad(small.fn)(zero, X)
+    assert (grad["w"] == 0).all()  # max(x, 0) alone would give one half
+
+
+def test_custom_vjp_is_kept():
+    @jax.custom_vjp
+    def act(x):
+        return x**3
+
+    act.defvjp(lambda x: (x**3, x), lambda x, g: (7 * g,))
+
+    def fn(params, x):
+        return (act(x @ params["w"]) @ params["v"]).sum()
+
+    params = kill(perceptron())
+    small = jprune.compact(fn, params, X)
+    found = jax.grad(small.fn)(small.params, X)["w"]
+    wanted = small.take(jax.grad(fn)(params, X))["w"]
+    np.testing.assert_allclose(found, wanted, rtol=1e-12)
+    assert found.shape == (4, 5)
+
+
+def test_other_shapes_are_traced_again_and_checked():
+    def fn(params, x):
+        h = x @ params["w"]
+        h = jax.nn.softmax(h) if len(x) == 2 else h
+        return h @ params["v"]
+
+    params = kill(perceptron(), "w")
+    small = jprune.compact(fn, params, X)
+    x = jnp.concatenate([X, X])
+    np.testing.assert_allclose(small.fn(small.params, x), fn(params, x))
+    with pytest.raises(
+        ValueError, match=r"no longer a unit|would add to a sum"
+    ):
+        small.fn(small.params, X[:2])
+
+
+def test_jit_vmap_export():
+    def fn(params, x):
+        return jax.nn.relu(x @ params["w"]) @ params["v"]
+
+    params = kill(perceptron())
+    small = jprune.compact(fn, params, X)
+    wanted = fn(params, X)
+    jitted = jax.jit(small.fn)(small.params, X)
+    rows = jax.vmap(small.fn, (None, 0))(small.params, X)
+    exported = jax.export.export(small.fn)(small.params, X)
+    for found in (jitted, rows, exported.call(small.params, X)):
+        np.testing.assert_allclose(found, wanted, rtol=1e-12)
+
+
+def test_plan_is_plain_data():
+    fn, params, args = MODELS["gpt"]()
+    params = random_tree(params)
+    graph = jprune.trace_units(fn, params, *args)
+    masks = jprune.find_masks(params, 0.5, structure=jprune.units(graph))
+    small = jprune.compact(fn, params, *args, masks=masks)
+    plan = Plan.from_json(small.plan.to_json())
+    assert plan == small.plan
+    again = plan.apply(jprune.apply_masks(params, masks))
+    jax.tree.map(np.testing.assert_array_equal, again, small.params)
+    with pytest.raises(ValueError, match=r"knows no parameter 'other'"):
+        plan.apply({"other": jnp.ones(3)})
+    with pytest.raises(ValueError, match=r"'emb' has shape \(2, 2\), the plan"):
+        plan.apply(params | {"emb": jnp.ones((2, 2))})
+    with pytest.raises(ValueError, match="no plan"):
+        Plan.from_json("[3]")
+
+
+def test_layers_of_a_scan_keep_units_of_their_own():
+    def fn(params, x):
+        def layer(h, w):
+            return h + jnp.tanh(h @ w["up"]) @ w["down"], None
+
+        return lax.scan(layer, x, params)[0]
+
+    rng = np.random.default_rng(0)
+    up, down = rng.standard_normal((3, 4, 8)), rng.standard_normal((3, 8, 4))
+    alive = np.array([[0, 1, 2], [3, 4, 7], [5, 6, 2]])
+    for k, row in enumerate(alive):
+        up[k][:, np.setdiff1d(np.arange(8), row)] = 0
+    params = {"up": jnp.asarray(up), "down": jnp.asarray(down)}
+    small = jprune.compact(fn, params, X)
+    assert sizes(small.params) == {"up": (3, 4, 3), "down": (3, 3, 4)}
+    kept = small.plan.leaves[1].kept[2]
+    assert kept == ((0, 1, 2), (3, 4, 7), (2, 5, 6))
+    assert relative(small.certify(X)) < 1e-12
+
+
+def test_training_continues_from_the_same_moments():
+    def fn(params, x):
+        return jax.nn.relu(x @ params["w"] + params["b"]) @ params["v"]
+
+    def step(f, tx, params, state):
+        grads = jax.grad(lambda p: (f(p, X) ** 2).mean())(params)
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    params = perceptron()
+    del params["c"]
+    graph = jprune.trace_units(fn, params, X)
+    pruner = jprune.prune(0.5, structure=jprune.units(graph))
+    tx = optax.chain(optax.adamw(1e-2), pruner)
+    state = tx.init(params)
+    for _ in range(3):
+        params, state = step(fn, tx, params, state)
+    masks = jprune.get_masks(state)
+    small = jprune.compact(fn, params, X, masks=masks)
+    less, inner = small.params, small.take(state[0])
+    for _ in range(3):
+        params, state = step(fn, tx, params, state)
+        less, inner = step(small.fn, optax.adamw(1e-2), less, inner)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9),
+        less,
+        small.take(params),
+    )
+
+
+def test_what_cannot_be_rewritten_stays(monkeypatch):
+    def fn(params, x):
+        h = jnp.tanh(x @ params["w"]) @ params["v"]
+        return jnp.sin(h @ params["w"][:3]) @ params["v"]
+
+    monkeypatch.delitem(_rewrite.RULES, "tanh")
+    params = kill(perceptron())
+    small = jprune.compact(fn, params, X)
+    assert relative(small.certify(X)) < 1e-12
+    assert small.params["w"].shape == (4, 8)
+
+
+def test_take_refuses_another_shape():
+    params = kill(perceptron())
+    small = jprune.compact(REMOVED["incoming"][0], params, X)
+    with pytest.raises(ValueError, match=r"'mu/w' has shape \(2, 8\)"):
+        small.take({"mu": {"w": jnp.ones((2, 8))}})
+
+
+def test_masks_of_a_subtree():
+    model = nn.Sequential([nn.Dense(8), nn.relu, nn.Dense(3)])
+    variables = model.init(jax.random.key(0), X)
+    masks = {"layers_0": {"kernel": jnp.arange(8) > 2}}
+    small = jprune.compact(model.apply, variables, X, masks=masks)
+    assert small.params["params"]["layers_0"]["kernel"].shape == (4, 5)
+    with pytest.raises(ValueError, match="'nowhere' fits no parameter"):
+        jprune.compact(
+            model.apply, variables, X, masks={"nowhere": jnp.ones(3, bool)}
+        )
+    masks = {"layers_0": {"bias": jnp.ones(5, bool)}}
+    with pytest.raises(ValueError, match=r"layers_0/bias.*shape \(5,\)"):
+        jprune.compact(model.apply, variables, X, masks=masks)
+
+
+def test_flax_modules_are_rebuilt():
+    from jprune.models import MLP
+
+    model = MLP((10, 12, 3))
+    variables = model.init(jax.random.key(0), X)
+    graph = jprune.trace_units(model.apply, variables, X)
+    masks = jprune.find_masks(
+        variables, 0.5, structure=jprune.units(graph, round_to=2)
+    )
+    small = jprune.compact(model.apply, variables, X, masks=masks)
+    rebuilt = MLP.from_params(small.params)
+    assert rebuilt.features == (6, 6, 3)  # 5 is rounded up
+    np.testing.assert_allclose(
+        np.asarray(rebuilt.apply(small.params, X)),
+        small.fn(small.params, X),
+        rtol=1e-6,
+    )
+
+
+def test_nnx():
+    model = nnx.Sequential(
+        nnx.Linear(4, 8, rngs=nnx.Rngs(0)),
+        nnx.BatchNorm(8, use_running_average=True, rngs=nnx.Rngs(0)),
+        nnx.Dropout(0.5, deterministic=True, rngs=nnx.Rngs(0)),
+        nnx.relu,
+        nnx.Linear(8, 3, rngs=nnx.Rngs(1)),
+    )
+    definition, state = nnx.split(model)
+
+    def fn(state, x):
+        return nnx.merge(definition, state)(x)
+
+    graph = jprune.trace_units(fn, state, X)
+    masks = jprune.find_masks(state, 0.5, structure=jprune.units(graph))
+    small = jprune.compact(fn, state, X, masks=masks)
+    assert small.params["layers"][0]["kernel"].shape == (4, 4)
+    assert relative(small.certify(X)) < 1e-6  # float32 parameters
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_other_precisions(dtype):
+    fn = REMOVED["constant into a bias"][0]
+    params = jax.tree.map(lambda x: x.astype(dtype), kill(perceptron(), "w"))
+    x = X.astype(dtype)
+    small = jprune.compact(fn, params, x)
+    assert small.params["w"].shape == (4, 5)
+    assert small.params["w"].dtype == dtype
+    eps = float(jnp.finfo(dtype).eps)
+    assert relative(small.certify(x)) < 16 * eps
+
+
+def test_certify_sees_a_difference():
+    fn = REMOVED["incoming"][0]
+    small = jprune.compact(fn, kill(perceptron()), X)
+    small.params["c"] = small.params["c"] + 1
+    assert small.certify(X).error == pytest.approx(1)
+
+
+@settings(max_examples=5, deadline=None, derandomize=True)
+@given(st.integers(0, 10_000))
+def test_random_architectures(seed):
+    check(random_model(seed))
+
+
+@pytest.mark.slow
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 10**9))
+def test_many_random_architectures(seed):
+    check(random_model(seed))
+
+
+def check(model: Model) -> None:
+    fn, params, args = model
+    small = jprune.compact(fn, params, *args)
+    assert relative(small.certify(*args, seeds=1)) < 1e-11

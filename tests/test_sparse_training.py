@@ -1,0 +1,160 @@
+"""Recipes of prune and a schedule, and the examples of sparse training."""
+
+import importlib
+import itertools
+import re
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jprune
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+ROOT = Path(__file__).parent.parent
+PARAMS = jax.random.normal(jax.random.key(0), (8, 8))
+
+
+def follow(tx: Any, steps: int) -> list[tuple[Any, Any]]:
+    """Parameters and masks after each step, drawn to changing places."""
+
+    @jax.jit
+    def step(params: Any, state: Any, i: Any) -> Any:
+        grads = params - jnp.roll(PARAMS, i, axis=1)
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    params, state, seen = PARAMS, tx.init(PARAMS), []
+    for i in range(steps):
+        params, state = step(params, state, i)
+        masks = jprune.get_masks(state)
+        seen.append((np.asarray(params), np.asarray(masks)))
+    return seen
+
+
+def test_alternating_dense_and_sparse_phases() -> None:
+    def phases(count: Any) -> Any:
+        return 0.75 * ((count // 4) % 2)
+
+    tx = optax.chain(optax.adam(0.3), jprune.prune(phases, every=4))
+    seen = follow(tx, 16)
+    for count, (params, mask) in enumerate(seen):
+        wanted = 16 if (count // 4) % 2 else 64
+        assert mask.sum() == wanted
+        assert not params[~mask].any()
+        if wanted == 64 and count % 4 > 0:
+            assert np.all(params != 0), "what returned is trained"
+    assert np.any(seen[4][1] != seen[12][1]), "each phase chooses anew"
+
+
+def test_decreasing_sparsity() -> None:
+    schedule = optax.polynomial_schedule(0.75, 0.25, 1, 8)
+    tx = optax.chain(optax.adam(0.3), jprune.prune(schedule, every=2))
+    seen = follow(tx, 12)
+    masks = [mask for _, mask in seen]
+    assert [int(m.sum()) for m in masks[::2]] == [16, 24, 32, 40, 48, 48]
+    for (params, old), (_, new) in itertools.pairwise(seen):
+        assert np.all(new[old]), "what is kept stays"
+        assert not params[~old].any(), "what returns starts at zero"
+    assert np.count_nonzero(seen[-1][0]) == 48
+
+
+def test_lottery_ticket() -> None:
+    ticket, masks = PARAMS, jnp.ones_like(PARAMS, dtype=bool)
+    for sparsity in (0.5, 0.75):
+        tx = optax.chain(optax.adam(0.3), jprune.keep_masks(masks))
+        params, state = ticket, tx.init(ticket)
+        for i in range(5):
+            grads = params - jnp.roll(PARAMS, i, axis=1)
+            updates, state = tx.update(grads, state, params)
+            params = optax.apply_updates(params, updates)
+        before, masks = masks, jprune.find_masks(params, sparsity, masks=masks)
+        assert not np.any(masks & ~before)
+        ticket = jprune.apply_masks(PARAMS, masks)
+    assert int(masks.sum()) == 16
+    chex.assert_trees_all_equal(ticket[masks], PARAMS[masks])
+
+
+@pytest.fixture
+def examples(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    pytest.importorskip("sklearn")
+    return importlib.import_module
+
+
+def test_table_of_optimizer_states_is_that_of_the_docs(
+    examples: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    examples("optimizer_states").main()
+    printed = capsys.readouterr().out
+    assert printed in (ROOT / "docs" / "sparse_training.md").read_text("utf-8")
+    assert printed.count("refused") == 2
+
+
+def test_digits_trains_and_prints(
+    examples: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    digits = examples("digits_sparse_training")
+    methods = dict(digits.METHODS)
+    digits.METHODS = {name: methods[name] for name in ("dense", "static")}
+    flags = ["--quick", "--sparsity=.9", f"--plot={tmp_path / 'digits.png'}"]
+    digits.main(flags)
+    digits.METHODS = methods
+    out = capsys.readouterr().out
+    assert re.search(r"static +90 % .* kept 5020\.\.5020 ", out)
+    assert re.search(r"^\| static \| \d+\.\d\d ± \d+\.\d\d \|$", out, re.M)
+    assert "90 %: static; against dense" in out
+    assert (tmp_path / "digits.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", ["digits_sparse_training", "distill"])
+def test_help_and_bad_flags(
+    name: str, examples: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main = examples(name).main
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    assert "--quick" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stop:
+        main(["--sparsity", "1.5"])
+    assert stop.value.code == 2
+    assert "--sparsity must lie in [0, 1)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("gain", "error", "words"),
+    [(1.0, 0.6, "No effect"), (1.0, 0.4, "helped"), (-1.0, 0.4, "did harm")],
+)
+def test_distill_concludes_what_was_found(
+    gain: float, error: float, words: str, examples: Any
+) -> None:
+    assert words in examples("distill").conclude(gain, error)
+
+
+@pytest.mark.slow
+def test_distill_quick(examples: Any, capsys: Any) -> None:
+    examples("distill").main(["--quick"])
+    out = capsys.readouterr().out
+    assert out.count("| 1,004 |") == 2
+    assert "points" in out
+
+
+@pytest.mark.slow
+def test_digits_quick_runs_every_method(
+    monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    script = ROOT / "examples" / "digits_sparse_training.py"
+    monkeypatch.setattr(sys, "argv", [str(script), "--quick"])
+    runpy.run_path(str(script), run_name="__main__")
+    out = capsys.readouterr().out
+    for name in ("dense", "gradual", "straight-through", "RigL", "SET"):
+        assert f"| {name} | " in out

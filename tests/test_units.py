@@ -1,0 +1,183 @@
+"""Units of a program, as a graph and as a structure."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from compaction_models import MODELS
+
+import jprune
+from jprune import allocations
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+def fn(params, x):
+    h = jax.nn.relu(x @ params["w"] + params["b"])
+    return jnp.tanh(h @ params["v"] + params["c"]) @ params["u"]
+
+
+SHAPES = {"w": (4, 8), "b": (8,), "v": (8, 6), "c": (6,), "u": (6, 2)}
+
+
+@pytest.fixture
+def params():
+    rng = np.random.default_rng(0)
+    return {k: jnp.asarray(rng.standard_normal(s)) for k, s in SHAPES.items()}
+
+
+@pytest.fixture
+def graph(params):
+    return jprune.trace_units(fn, params, jax.ShapeDtypeStruct((1, 4), float))
+
+
+def kept(masks):
+    return int(masks["b"].sum()), int(masks["c"].sum())
+
+
+def test_graph_of_a_perceptron(graph):
+    assert str(graph).splitlines() == [
+        "8 units: b[0], v[0], w[1]",
+        "6 units: c[0], u[0], v[1]",
+        "frozen: u[1], 2 positions: an axis of the output",
+        "frozen: w[0], 4 positions: axis 1 of array 0 of the arguments",
+    ]
+
+
+def test_graph_of_a_transformer():
+    model = MODELS["gpt"]()
+    graph = jprune.trace_units(model.fn, model.params, *model.args)
+    pools = {(p.units.shape, len(p.axes)): dict(p.axes) for p in graph.pools}
+    assert set(pools) == {
+        ((1, 8), 11),  # the residual stream, tied embedding and norms
+        ((2, 12), 3),  # hidden units, of each layer
+        ((2, 2), 2),  # width of queries and keys, in rotated pairs
+        ((2, 2), 3),  # groups of heads, and heads of every group
+        ((2, 4), 3),  # width of values
+    }
+    assert len(graph.pools) == 6
+    words = [f for f in graph.frozen if f.path == "emb"]
+    assert [(f.axis, f.positions) for f in words] == [(0, 9)]
+    assert words[0].reason.startswith("gather")
+
+
+def test_frozen_says_why(params):
+    def softmax(params, x):
+        return jax.nn.softmax(x @ params["w"]) @ params["v"]
+
+    graph = jprune.trace_units(softmax, params, jnp.ones((1, 4)))
+    reasons = {(f.path, f.axis): f.reason for f in graph.frozen}
+    assert reasons["w", 1] == "reduce_max over the axis"
+    assert reasons["b", 0] == "not used"
+
+
+def test_score_is_the_sum_of_all_that_belongs_to_a_unit(graph, params):
+    masks = jprune.find_masks(params, 0.5, structure=jprune.units(graph))
+    scores = (
+        abs(params["w"]).sum(0) + abs(params["b"]) + abs(params["v"]).sum(1)
+    )
+    best = np.zeros(8, bool)
+    best[np.argsort(-scores)[:4]] = True
+    np.testing.assert_array_equal(masks["b"], best)
+    np.testing.assert_array_equal(masks["v"], best[:, None] & masks["c"][None])
+
+
+def test_where_does_not_matter(graph, params):
+    structure = jprune.units(graph)
+    one = jprune.find_masks(params, 0.5, structure=structure, where="w")
+    all_of = jprune.find_masks(params, 0.5, structure=structure)
+    jax.tree.map(np.testing.assert_array_equal, one, all_of)
+
+
+@pytest.mark.parametrize(
+    ("sparsity", "round_to", "joint", "counts"),
+    [
+        (0.4, 4, False, (8, 4)),
+        (1.0, 1, True, (1, 1)),
+    ],
+)
+def test_pools_keep_multiples_and_are_never_emptied(
+    graph, params, sparsity, round_to, joint, counts
+):
+    allocation = (
+        allocations.global_ranking() if joint else allocations.uniform()
+    )
+    structure = jprune.units(graph, round_to=round_to)
+    find = jax.jit(
+        lambda p, s: jprune.find_masks(
+            p, s, structure=structure, allocation=allocation
+        )
+    )
+    assert kept(find(params, sparsity)) == counts
+
+
+def test_gradual_pruning_of_units(graph, params):
+    schedule = optax.linear_schedule(0.0, 0.5, 3)
+    for allocation in (allocations.uniform(), allocations.global_ranking()):
+        pruner = jprune.prune(
+            schedule,
+            structure=jprune.units(graph, round_to=2),
+            allocation=allocation,
+        )
+        tx = optax.chain(optax.sgd(0.01), pruner)
+        state, now, before = tx.init(params), params, 14
+        update = jax.jit(tx.update)
+        for _ in range(4):
+            grads = jax.tree.map(jnp.ones_like, now)
+            updates, state = update(grads, state, now)
+            now = optax.apply_updates(now, updates)
+            masks = jprune.get_masks(state)
+            assert all(n % 2 == 0 for n in kept(masks))
+            assert sum(kept(masks)) <= before
+            before = sum(kept(masks))
+        assert before in (8, 10)  # 4 + 4, or 7 of 14 rounded up twice
+        x = np.ones((1, 4))
+        small = jprune.compact(fn, now, x, masks=masks)
+        assert small.params["w"].shape[1] == kept(masks)[0]
+
+
+def test_refusals(graph, params):
+    with pytest.raises(ValueError, match=r"`units\(round_to=...\)` must be"):
+        jprune.units(graph, round_to=0)
+    with pytest.raises(ValueError, match="must be an integer"):
+        jprune.units(graph, round_to=1.5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"'b' has shape \(3,\)"):
+        jprune.find_masks(
+            params | {"b": jnp.ones(3)}, 0.5, structure=jprune.units(graph)
+        )
+    with pytest.raises(ValueError, match="2 pools are parts of 5"):
+        jprune.find_masks(
+            params,
+            0.5,
+            structure=jprune.units(graph),
+            allocation=allocations.erdos_renyi(),
+        )
+    nothing = jprune.trace_units(
+        lambda p, x: x @ p, jnp.ones((4, 2)), jnp.ones((1, 4))
+    )
+    with pytest.raises(ValueError, match="nothing can be removed"):
+        jprune.units(nothing)
+
+
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+def test_meshes(kind, params):
+    axis = getattr(jax.sharding.AxisType, kind)
+    mesh = jax.make_mesh((2,), ("x",), axis_types=(axis,))
+    spec = jax.sharding.PartitionSpec
+    graph = jprune.trace_units(fn, params, np.ones((1, 4)))
+    wanted = jprune.find_masks(params, 0.5, structure=jprune.units(graph))
+    plain = jprune.compact(fn, params, np.ones((1, 4)), masks=wanted)
+    with jax.set_mesh(mesh):
+        where = {"w": spec(None, "x"), "u": spec(None, "x")}
+        divided = {
+            k: jax.device_put(p, where.get(k)) for k, p in params.items()
+        }
+        masks = jprune.find_masks(divided, 0.5, structure=jprune.units(graph))
+        jax.tree.map(np.testing.assert_array_equal, masks, wanted)
+        small = plain.plan.apply(divided)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_array_equal(a.shape, b.shape),
+        small,
+        plain.params,
+    )
