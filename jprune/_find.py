@@ -19,7 +19,7 @@ from jprune._checks import (
     prunable,
 )
 from jprune._ranking import count_alike, select_few
-from jprune._trees import is_hole, like, path_name
+from jprune._trees import is_hole, like, path_name, wide
 from jprune._typing import Masks, Tree, Where
 from jprune.allocations import Allocation, Pools, uniform
 from jprune.criteria import Criterion, magnitude
@@ -214,7 +214,7 @@ def _reserve(
     kept: list[jax.Array] | None,
 ) -> list[jax.Array]:
     """Makes the scores of so many best units of each pool the highest of all."""
-    sizes = np.array([x[0].size for x in units], np.int64)
+    sizes = np.array([math.prod(x.shape[1:]) for x in units], np.int64)
     counts = np.repeat(least(sizes), [len(x) for x in units])
     best = select(units, jnp.asarray(counts, np.int32), kept)
     # NaN comes first, so that a NaN which is not reserved must step back.
@@ -273,6 +273,8 @@ def _units(
     call = f"`{method.call}({method.role}=...)`"
     # Selection has no gradient: nothing of it is to be differentiated.
     scores = lax.stop_gradient(like(params, scores, call, "scores"))
+    # Sums of 16-bit scores overflow; those of built-in criteria are wide.
+    scores = jax.tree.map(wide, scores)
     units = method.criterion.pooled(method.structure.to_units(scores))
     return jax.tree.flatten(method.allocation.normalize(units))
 
@@ -286,7 +288,7 @@ def counts_of(
     """
 
     def units_of(params: Tree) -> Tree:
-        return method.structure.to_units(params)
+        return method.structure.to_units(jax.tree.map(wide, params))
 
     units = jax.tree.leaves(jax.eval_shape(units_of, params))
     few = method.structure.few

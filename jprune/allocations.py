@@ -112,7 +112,7 @@ def erdos_renyi(kernel: bool = True, power: float = 1.0) -> Allocation:
 
     def raw(shape: tuple[int, ...]) -> float:
         dims = shape if kernel else shape[-2:]
-        return (sum(dims) / max(math.prod(dims), 1)) ** power
+        return (max(sum(dims), 1) / max(math.prod(dims), 1)) ** power
 
     def counts(pools: Pools, sparsity: Any) -> Any:
         if len(pools.shapes) != len(pools.sizes):
@@ -122,6 +122,8 @@ def erdos_renyi(kernel: bool = True, power: float = 1.0) -> Allocation:
                 "`uniform` and `global_ranking` can."
             )
         units = pools.numbers * pools.sizes
+        if not units.size:
+            return []  # a part of `optax.partition` that got nothing
         raws = np.array([raw(shape) for shape in pools.shapes])
         wanted = _counts.density_of(sparsity) * int(units.sum())
         densities = _densities(raws, units, wanted)
@@ -268,7 +270,7 @@ def _lamp(x: jax.Array) -> jax.Array:
     """Each square by the sum of those that come no later in the order."""
 
     def pools(x: jax.Array) -> jax.Array:
-        flat = x.reshape(x.shape[0], -1)
+        flat = x.reshape(x.shape[0], math.prod(x.shape[1:]))
         order = jnp.argsort(flat, axis=-1, descending=True, stable=True)
         ranked = jnp.take_along_axis(_scaled(flat), order, -1) ** 2
         sums = jnp.cumsum(ranked, axis=-1)

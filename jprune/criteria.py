@@ -336,6 +336,11 @@ def snip(
     Array([[ True],
            [False]], dtype=bool)
     """
+    if not callable(loss):
+        raise ValueError(
+            "`snip(loss, params, batch)`: loss must be a function of params and "
+            f"batch, got {loss!r}."
+        )
     grads = jax.grad(loss, allow_int=True)(params, batch)
     scores = jax.tree.map(
         lambda w, g: jnp.abs(_product(w, g)) if is_floating(w) else None,

@@ -6,6 +6,7 @@ the wanted count, go on. A sample says where to begin. No sort, no
 concatenation; on a mesh only counts travel.
 """
 
+import math
 from collections.abc import Iterable
 from functools import partial
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ import numpy as np
 from jax import lax
 
 from jprune import _counts
-from jprune._checks import check_floating, is_traced
+from jprune._checks import check_floating, check_number, is_traced
 from jprune._counts import Count
 from jprune._cuts import (
     Leaf,
@@ -83,7 +84,8 @@ def _checked_k(k: Any, size: int) -> Count:
         wanted = _counts.count_of(jnp.maximum(k, 0))
         most = _counts.count_of(size)
         return _counts.where(_counts.less(most, wanted), most, wanted)
-    if np.ndim(k) or int(k) != k or not 0 <= k <= size:
+    number = check_number("`top_k_mask(scores, k)`: k", k)
+    if not number.is_integer() or not 0 <= number <= size:
         raise ValueError(
             "`top_k_mask(scores, k)`: k must be an integer from 0 to "
             f"{size}, the number of scores, got {k}."
@@ -163,7 +165,7 @@ class _Plan(NamedTuple):
     def joined(self, counts: Iterable[list[jax.Array]]) -> jax.Array:
         """Some counts ``[pools]`` of each leaf to ``[counts, entries]``."""
         each = list(counts)
-        if max(self.pools) > 1:
+        if set(self.pools) != {1}:
             pairs = zip(*each, strict=True)
             return jnp.stack([jnp.concatenate(c) for c in pairs])
         # One concatenation, not one per count: it compiles much faster.
@@ -173,7 +175,7 @@ class _Plan(NamedTuple):
     def parts(self, values: jax.Array) -> list[jax.Array]:
         """``[..., entries]`` cut into one array for each leaf."""
         pools = self.pools
-        if max(pools) > 1 or len(pools) == 1:
+        if set(pools) != {1} or len(pools) == 1:
             return jnp.split(values, np.cumsum(pools)[:-1], axis=-1)
         # By sums and not by slices: a slice becomes part of its leaf's loop,
         # which then is compiled for every leaf, and not once for one shape.
@@ -236,7 +238,7 @@ def _find_cut(
                 return all_under(cuts)
             return lax.cond(ties, all_under, at_most, cuts)
 
-        size = max(x.scores[0].size for x in some)
+        size = max(math.prod(x.scores.shape[1:]) for x in some)
         return search(count, plan.pooled, lost, available, size, dtype, **how)
 
     points = 7 if len(leaves) <= 16 else 3

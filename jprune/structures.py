@@ -10,6 +10,7 @@ The score of a unit is pooled from its weights' by ``pooling``: ``"l2"``
 or ``"max"`` (of the scores as they are, which may be negative).
 """
 
+import math
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -93,7 +94,7 @@ def _structure(
                 x = split(x, layout)
                 x = jnp.transpose(x, _weights_last(layout))
                 shape = x.shape[: len(layout.groups)]
-                return x.reshape(*shape, *((-1,) if few else ()))
+                return x.reshape(*shape, *([math.prod(layout.tiles)] * few))
 
             mesh = jax.typeof(x).sharding.mesh
             return rearrange(units, x, mesh, units_spec(x, layout))

@@ -9,11 +9,12 @@ import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jprune
-from jprune import _counts, allocations
-from jprune.allocations import Pools, erdos_renyi, global_ranking
+from jprune import _counts, allocations, structures
+from jprune.allocations import Pools, erdos_renyi, global_ranking, uniform
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -212,6 +213,28 @@ def test_a_floor_under_masks_of_another_shape() -> None:
 
     assert kept(0.6) == [0, 8]  # pruned stays pruned
     assert kept(0.4) == [2, 10]  # what returns first is the share
+
+
+def test_leaves_and_trees_without_weights() -> None:
+    """A part of `optax.partition` may get nothing, a layer have no outputs."""
+    empty = [{}, {"a": optax.MaskedNode()}]
+    params = {"a": jnp.ones((4, 6)), "b": jnp.ones((0, 3))}
+    stack = structures.unstructured(batch_axis=0)
+    for rule in (uniform(), erdos_renyi(), global_ranking("lamp", 0.1)):
+        for tree in empty:
+            assert jprune.find_masks(tree, 0.5, allocation=rule) == tree
+        masks = jprune.find_masks(params, 0.5, allocation=rule, structure=stack)
+        assert (masks["a"].sum(), masks["b"].shape) == (12, (0, 3))
+    masks = jprune.find_masks(params, 0.5, structure=structures.n_m(2, 4))
+    assert (masks["a"].sum(), masks["b"].shape) == (12, (0, 3))
+
+
+def test_erdos_renyi_keeps_scalars() -> None:
+    params = {"a": jnp.ones((4, 6)), "b": jnp.ones(())}
+    masks = jprune.find_masks(
+        params, 0.5, allocation=erdos_renyi(), where={"a": True, "b": True}
+    )
+    assert (int(masks["a"].sum()), bool(masks["b"])) == (12, True)
 
 
 ERRORS: list[tuple[str, Callable[[], Any]]] = [

@@ -12,7 +12,8 @@ import optax
 import pytest
 
 import jprune
-from jprune import criteria
+from jprune import criteria, structures
+from jprune.allocations import global_ranking
 from jprune.structures import Structure
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -239,6 +240,20 @@ def test_snip_in_training_keeps_its_first_scores() -> None:
     chex.assert_trees_all_equal(jprune.get_masks(after), wanted)
     program = jax.make_jaxpr(tx.update)(params, state, other)
     assert all(np.size(c) < 12 for c in program.consts)
+
+
+def test_custom_scores_of_16_bits_do_not_overflow() -> None:
+    """Sums over a unit and over a layer: as scores of 32 bits."""
+    x = jnp.asarray(RNG.uniform(50, 100, (4000, 4)), jnp.float16)
+    own = criteria.custom(jnp.abs)
+    for method in (
+        {"structure": structures.channel(pooling="mean")},
+        {"structure": structures.channel(pooling="l1")},
+        {"allocation": global_ranking("lamp")},
+    ):
+        wanted = jprune.find_masks(x, 0.5, **method)
+        found = jprune.find_masks(x, 0.5, criterion=own, **method)
+        np.testing.assert_array_equal(found, wanted)
 
 
 def test_custom_with_a_tree_of_scores() -> None:

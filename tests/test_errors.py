@@ -104,6 +104,18 @@ WHEN_MADE: list[tuple[str, Callable[[], Any]]] = [
         lambda: selection.top_k_mask(jnp.ones(3), 4),
     ),
     (
+        "`top_k_mask(scores, k)`: k must be a number, got None",
+        lambda: selection.top_k_mask(jnp.ones(3), None),
+    ),
+    (
+        "`top_k_mask(scores, k)`: k must be an integer from 0 to 3, the number of scores, got nan",
+        lambda: selection.top_k_mask(jnp.ones(3), np.nan),
+    ),
+    (
+        "`snip(loss, params, batch)`: loss must be a function",
+        lambda: criteria.snip(3, PARAMS, None),
+    ),
+    (
         "`top_k_mask(scores, k)`: the leaf 'a/kernel' must be a real floating array, got int32",
         lambda: selection.top_k_mask(INTEGERS, 1),
     ),

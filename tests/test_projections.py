@@ -157,6 +157,12 @@ def test_no_overflow_in_float32(largest: float, relative: float) -> None:
     np.testing.assert_allclose(got, wanted, rtol=1e-6, atol=1e-45)
 
 
+def test_radius_far_below_the_norm() -> None:
+    """Their ratio is subnormal, which backends take for 0; the result isn't."""
+    got = frobenius_ball(5.0)(jnp.array([3e38, -4e37], jnp.bfloat16))
+    np.testing.assert_allclose(norm(np.asarray(got, np.float64)), 5, rtol=0.01)
+
+
 def test_infinite_radius() -> None:
     x = jnp.full((3,), 3e38)
     np.testing.assert_array_equal(frobenius_ball(float("inf"))(x), x)

@@ -302,6 +302,14 @@ def test_bad_numbers_are_refused(make: Any, bad: Any) -> None:
             r"threshold\(batch_axis=...\)`: axis -2 .* 'a/bias' with 1 axes",
         ),
         (
+            lambda: nuclear(1.0, out_axis=(1, -1)),
+            r"`nuclear\(out_axis=...\)`: axis -1 of 'a/kernel' is already",
+        ),
+        (
+            lambda: nuclear(1.0, out_axis=0.5),  # type: ignore[arg-type]
+            r"`nuclear\(out_axis=...\)` must be an int or a sequence of ints",
+        ),
+        (
             lambda: spectral_ball(1.0, out_axis=(0, 1), batch_axis=0),
             r"share an axis of 'a/kernel' with 3 axes",
         ),
@@ -347,6 +355,18 @@ def test_meshes(name: str, kind: AxisType) -> None:
             if kind == AxisType.Explicit:
                 assert got.sharding.spec == spec
         np.testing.assert_allclose(JITTED[name](x, number), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["nuclear", "spectral"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_diverged_matrix_stays_visible(name: str, bad: float) -> None:
+    """LAPACK does not return from infinity; other matrices go on."""
+    x = np.stack([np.diag([3.0, 0.5])] * 2).astype(np.float32)
+    x[0, 0, 1] = bad
+    projection = ORACLES[name][0]
+    got = projection(1.0, batch_axis=0)(x)
+    assert np.isnan(got[0]).all()
+    np.testing.assert_allclose(got[1], projection(1.0)(x[1]), atol=1e-6)
 
 
 def test_as_transforms() -> None:

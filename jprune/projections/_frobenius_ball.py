@@ -53,14 +53,14 @@ def frobenius_ball(radius: Scalar) -> Projection:
         scale = scale_of(largest)
         squares = sum(_sum_of_squares(x * scale) for x in wide)
         norm = jnp.sqrt(jnp.where(largest == 0, 1, squares))
-        ratio = jnp.asarray(radius, dtype) * scale / norm
-        inside = (ratio >= 1) | (largest == 0)
+        limit = jnp.asarray(radius, dtype)
+        inside = (limit * scale >= norm) | (largest == 0)
 
         def shrink(x: Any) -> jax.Array:
             x = jnp.asarray(x)
-            return jnp.where(
-                inside, x, (x.astype(dtype) * ratio).astype(x.dtype)
-            )
+            # Scaled first: the ratio of radius and norm may be subnormal.
+            shrunk = x.astype(dtype) * scale * (limit / norm)
+            return jnp.where(inside, x, shrunk.astype(x.dtype))
 
         return jax.tree.map(shrink, tree)
 

@@ -1,12 +1,12 @@
 """What projections share: scales against overflow, leaves as matrices."""
 
-import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from jprune._layout import check_axes, place_axes
 from jprune._trees import path_name
 
 
@@ -40,18 +40,13 @@ def axes_of(
     """Columns are outputs, rows all inputs; a vector is one column.
 
     Raises:
-      ValueError: An axis is out of range, or is both; the leaf is named.
+      ValueError: An axis is no integer, out of range or taken twice; the leaf
+        is named.
     """
 
     def counted(name: str, axes: int | Sequence[int]) -> tuple[int, ...]:
-        axes = axes if isinstance(axes, Sequence) else (axes,)
-        for axis in axes:
-            if not -ndim <= axis < ndim:
-                raise ValueError(
-                    f"`{call}({name}=...)`: axis {axis} is out of range for "
-                    f"{path_name(path)!r} with {ndim} axes."
-                )
-        return tuple(operator.index(axis) % ndim for axis in axes)
+        given = check_axes(call, **{name: axes})
+        return place_axes(call, path, ndim, given)[0]
 
     batch = counted("batch_axis", batch_axis)
     rest = tuple(axis for axis in range(ndim) if axis not in batch)

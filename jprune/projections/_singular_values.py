@@ -118,11 +118,15 @@ def nuclear(
 def _shrunk(x: jax.Array, threshold: Scalar) -> jax.Array:
     """Matrices ``[batch, rows, columns]``, singular values soft-thresholded."""
     largest = jnp.max(jnp.abs(x), axis=(-2, -1), keepdims=True)
-    scale = scale_of(largest)
-    u, s, vh = jnp.linalg.svd(x * scale, full_matrices=False)
+    finite = jnp.isfinite(largest)  # LAPACK does not return from infinity
+    scale = scale_of(jnp.where(finite, largest, 0))
+    u, s, vh = jnp.linalg.svd(
+        jnp.where(finite, x * scale, 0), full_matrices=False
+    )
     lost = jnp.asarray(threshold, x.dtype) * scale[..., 0]
     left = u * jnp.maximum(s - lost, 0)[..., None, :]
-    return jnp.matmul(left, vh, precision="highest") / scale
+    shrunk = jnp.matmul(left, vh, precision="highest") / scale
+    return jnp.where(finite, shrunk, jnp.nan)
 
 
 def _of_matrices(
