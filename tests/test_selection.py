@@ -131,7 +131,7 @@ def test_traced_k_is_clipped_and_mapped():
 
 @pytest.mark.parametrize("k", [-1, 13, 1.5, [1, 2]])
 def test_wrong_k_is_refused(k):
-    with pytest.raises(ValueError, match="k must be an? .*, got"):
+    with pytest.raises(ValueError, match=r"k must be an? .*, got"):
         selection.top_k_mask(jnp.ones((3, 4)), k)
 
 
