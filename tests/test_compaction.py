@@ -24,7 +24,7 @@ def float64():
         yield
 
 
-SLOW = ("mlp", "residual", "resnet18")  # compiling them takes long
+SLOW = ("gpt", "mlp", "residual", "resnet18")  # compiling them takes long
 
 
 def random_tree(tree, seed=0):
