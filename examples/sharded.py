@@ -17,7 +17,9 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import jprune
 from jprune.models import MLP
 
-jax.config.update("jax_num_cpu_devices", 8)  # before the first array
+# Before the first array; twice as many as are used, for the CPU client has as
+# many threads as devices: with none to spare its collectives may wait forever.
+jax.config.update("jax_num_cpu_devices", 16)
 args = flags(
     __doc__, steps=(300, "steps of each training"), sparsity=(0.9, "at the end")
 )

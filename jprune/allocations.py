@@ -72,7 +72,8 @@ def erdos_renyi(kernel: bool = True, power: float = 1.0) -> Allocation:
     :math:`(\sum_i d_i / \prod_i d_i)^{power}`. Layers whose density would pass 1
     become dense, and the others take what is left. The total is exact: each pool
     has the whole units of its quota, and the largest remainders one more (of
-    equal ones the first).
+    equal ones the first). So while a schedule rises one pool may win a unit that
+    another loses, and its best pruned one returns.
 
     With a structure whose pools must be alike (``fan_in``, ``n_m``), counts are
     rounded per pool instead, and the total is theirs.

@@ -35,14 +35,17 @@ class Criterion(NamedTuple):
     score: Callable[..., Tree]  # params, state, grads, key -> scores
     # Scores of units, as a structure pools them -> those that are ranked.
     pooled: Callable[[Tree], Tree] = lambda units: units
+    # Whether gradients are read; others' `grad=` is of no concern if not.
+    reads_grads: bool = True
 
 
-def _stateless(score: Callable[..., Tree]) -> Criterion:
+def _stateless(score: Callable[..., Tree], reads_grads: bool) -> Criterion:
     """A criterion that remembers nothing."""
     return Criterion(
         init=lambda params: (),
         update=lambda grads, state, params: (),
         score=score,
+        reads_grads=reads_grads,
     )
 
 
@@ -85,7 +88,7 @@ def magnitude() -> Criterion:
         del state, grads, key  # the weights say it all
         return jax.tree.map(lambda p: jnp.abs(wide(p)), params)
 
-    return _stateless(score)
+    return _stateless(score, reads_grads=False)
 
 
 def random() -> Criterion:
@@ -119,7 +122,7 @@ def random() -> Criterion:
         ]
         return jax.tree.unflatten(structure, scores)
 
-    return _stateless(score)
+    return _stateless(score, reads_grads=False)
 
 
 def gradient() -> Criterion:
@@ -147,7 +150,7 @@ def gradient() -> Criterion:
         grads = _required("gradient()", params, grads)
         return jax.tree.map(lambda g: jnp.abs(wide(g)), grads)
 
-    return _stateless(score)
+    return _stateless(score, reads_grads=True)
 
 
 def taylor(
@@ -212,9 +215,10 @@ def taylor(
             lambda w, g: forms[form](_product(w, g)), params, grads
         )
 
+    criterion = _stateless(score, reads_grads=True)
     if form != "squared":
-        return _stateless(score)
-    return _stateless(score)._replace(
+        return criterion
+    return criterion._replace(
         pooled=lambda units: jax.tree.map(jnp.square, units)
     )
 
@@ -357,6 +361,7 @@ def snip(
         init=init,
         update=lambda grads, state, params: state,
         score=lambda params, state, grads, key: state,
+        reads_grads=False,
     )
 
 
@@ -398,7 +403,7 @@ def custom(fn: Callable[..., Tree]) -> Criterion:
             return fn(params, _required("custom(fn)", params, grads))
         return fn(params)
 
-    return _stateless(score)
+    return _stateless(score, reads_grads=takes_grads)
 
 
 def _required_arguments(fn: Callable[..., Any]) -> int:

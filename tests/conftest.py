@@ -5,7 +5,9 @@ from collections.abc import Iterator
 import jax
 import pytest
 
-jax.config.update("jax_num_cpu_devices", 8)
+# Twice as many as are used: the CPU client has as many threads as devices, and
+# with none to spare its collectives may wait for each other forever.
+jax.config.update("jax_num_cpu_devices", 16)
 
 
 @pytest.fixture

@@ -265,7 +265,10 @@ def test_gradually(name: str, allocation: str) -> None:
         params = optax.apply_updates(params, updates)
         new = jax.tree.map(np.asarray, state.masks)
         for k in SHAPES:
-            assert not (new[k] & ~masks[k]).any()
+            more = new[k].sum() > masks[k].sum()
+            # Of largest remainders one may be won at a lower total.
+            assert not more or allocation == "erdos_renyi"
+            assert more or not (new[k] & ~masks[k]).any()
             assert not np.asarray(params[k])[~new[k]].any()
         masks = new
     final = jprune.find_masks(

@@ -128,8 +128,8 @@ def prune(
             params,
             is_leaf=is_hole,
         )
-        grads = grad
-        if grad is not None:
+        grads = None
+        if grad is not None and criterion.reads_grads:
             grads = like(chosen, grad, "`prune`, `grad=`", "gradient")
         remembered = criterion.update(grads, state.criterion, chosen)
         rate = sparsity(state.count) if callable(sparsity) else sparsity
@@ -185,13 +185,17 @@ def _refresh(
         due, marked = jax.eval_shape(look)
         return jnp.zeros(due.shape, bool), jnp.zeros(marked.shape, np.int32)
 
-    def choose_again() -> Masks:
+    def choose_again(now: tuple[jax.Array, Masks]) -> tuple[jax.Array, Masks]:
+        due, masks = now
         counts = counts_of(method, params, sparsity)
         kept = kept_units(method, masks)._replace(counts=marked)
-        return find(method, params, counts, state, grads, key, kept)
+        new = find(method, params, counts, state, grads, key, kept)
+        return jnp.zeros_like(due), new
 
     due, marked = lax.cond(count % every == 0, look, wait)
-    return lax.cond(due, choose_again, lambda: masks)
+    # A loop of one pass at most, and no second `cond`: under `vmap` that would
+    # choose at every step, a loop only where masks of any are due.
+    return lax.while_loop(lambda now: now[0], choose_again, (due, masks))[1]
 
 
 def key_maker(key: Any) -> Any:
