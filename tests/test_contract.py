@@ -236,6 +236,28 @@ def test_vmap_over_models(name: str) -> None:
     )
 
 
+def test_vmap_chooses_when_due() -> None:
+    """A ``cond`` of a mapped predicate would choose at every step."""
+    chosen = []
+
+    def score(params: Any) -> Any:
+        jax.debug.callback(lambda: chosen.append(1))
+        return jax.tree.map(jnp.abs, params)
+
+    tx = jprune.prune(CUBIC, criterion=criteria.custom(score), every=4)
+    models = jax.tree.map(lambda p: jnp.stack([p, 2 * p, -p]), make_params())
+
+    def train(params: Any) -> Any:
+        def step(state: Any, _: None) -> tuple[Any, None]:
+            return tx.update(params, state, params)[1], None
+
+        return jax.lax.scan(step, tx.init(params), length=10)[0].masks
+
+    jax.block_until_ready(jax.jit(jax.vmap(train))(models))
+    jax.effects_barrier()
+    assert len(chosen) == 1  # at 4 of 0, 4, 8, where counts differ
+
+
 @every_transform
 def test_no_second_compilation(name: str) -> None:
     params, tx = make_params(), TRANSFORMS[name]()
