@@ -10,12 +10,15 @@ shape; what it compiles to is a single read of the leaf, without copies.
 """
 
 import math
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+
+from jprune._keys import float_of, keys_of
 
 EVERY = 2**31 - 1
 """The bound before which all flat indices lie."""
@@ -43,7 +46,7 @@ def count_at_most(leaf: Leaf, cuts: jax.Array) -> list[jax.Array]:
         # Without the barrier the compiler prepares the scores once, outside
         # the loop, and keeps them: a copy of the scores, and no faster.
         leaf, cuts = lax.optimization_barrier((leaf, cuts))
-    flags = [_at_most(leaf, low) for low in _float(cuts[1::2])]
+    flags = [_at_most(leaf, low) for low in float_of(cuts[1::2])]
     return _count([_candidates(leaf, x) for x in flags])
 
 
@@ -72,14 +75,30 @@ def count_candidates(leaf: Leaf) -> jax.Array:
     return _count([_candidates(leaf, jnp.asarray(True))])[0]
 
 
+@partial(jax.jit, static_argnames="dtype")
+def find_ends(leaf: Leaf, dtype: Any) -> list[jax.Array]:
+    """The least and the highest key of candidates, ``[pools]`` each, in one read.
+
+    Without candidates the least is above the highest.
+    """
+    leaf = lax.optimization_barrier(leaf)
+    real = np.float64 if np.dtype(dtype).itemsize == 8 else np.float32
+    keys = keys_of(leaf.scores.astype(real))
+    here = _candidates(leaf, jnp.asarray(True))
+    least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
+    bounds = np.array(most, dtype), np.array(least, dtype)
+    ends = lax.reduce(
+        tuple(jnp.where(here, keys, bound) for bound in bounds),
+        bounds,
+        lambda a, b: (lax.min(a[0], b[0]), lax.max(a[1], b[1])),
+        tuple(range(1, keys.ndim)),
+    )
+    return list(ends)
+
+
 def _wide(values: jax.Array, leaf: Leaf) -> jax.Array:
     """A value per pool, to broadcast over the pool's units."""
     return values.reshape((-1,) + (1,) * (leaf.scores.ndim - 1))
-
-
-def _float(bits: jax.Array) -> jax.Array:
-    real = np.float64 if bits.dtype.itemsize == 8 else np.float32
-    return lax.bitcast_convert_type(bits, real)
 
 
 def _at_most(leaf: Leaf, limit: jax.Array) -> jax.Array:
@@ -93,8 +112,8 @@ def _at_most(leaf: Leaf, limit: jax.Array) -> jax.Array:
 
 def _under(leaf: Leaf, cuts: jax.Array) -> list[jax.Array]:
     """Which scores are under each cut; all are at or under a ``high`` of NaN."""
-    lows, bounds = _float(cuts[1::2]), cuts[2::2].astype(np.int32)
-    high = _float(cuts[0])
+    lows, bounds = float_of(cuts[1::2]), cuts[2::2].astype(np.int32)
+    high = float_of(cuts[0])
     ties = _at_most(leaf, high) | _wide(jnp.isnan(high), leaf)
     # The flat index by rows and columns, that no array of all indices is made;
     # and behind a barrier, that nothing is made outside the loop and kept.

@@ -17,6 +17,7 @@ from jax import lax
 from jprune import _counts
 from jprune._counts import Count
 from jprune._cuts import EVERY
+from jprune._keys import bits_of, landmarks, outside
 
 
 class Bracket(NamedTuple):
@@ -49,14 +50,16 @@ def search(
     size: int,
     dtype: Any,
     points: int,
-    hint: tuple[jax.Array, jax.Array] | None = None,
-    enough: Any = 0,
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    ends: tuple[jax.Array, jax.Array] | None = None,
+    hint: jax.Array | None = None,
+    enough: Any = None,
+) -> tuple[jax.Array, jax.Array]:
     """Finds the cut under which each pool has ``lost`` candidates.
 
     The keys of a pass lie around the place where the wanted one would be if
-    what is in the bracket were evenly spread, so that the search ends soon, or
-    across the bracket, so that it always ends.
+    what is in the bracket were evenly spread, so that the search ends soon; or
+    across the bracket, after a pass that left too much in it, so that it always
+    ends.
 
     Args:
       count: Cuts (see :mod:`jprune._cuts`), and whether any of them divides
@@ -67,24 +70,25 @@ def search(
       size: The largest number of units in an entry.
       dtype: Of keys, unsigned, as wide as the widest score.
       points: How many keys to ask for in one pass.
-      hint: Between which keys to look first.
-      enough: How few units in a bracket end the search; 0 finds the exact cut.
+      ends: The least and the highest key of the candidates, if they are known.
+      hint: Keys to begin with, ``[points, pools]``.
+      enough: How few units in a bracket end the search; None: the cut is exact.
 
     Returns:
-      The cut, ``[3, entries]``, and keys of scores around it, about ``enough``
-      units on each side.
+      The cut, ``[3, entries]``, and keys around it, ``[points, pools]``, of
+      which most are not further than ``enough`` units.
     """
     real = np.float64 if np.dtype(dtype).itemsize == 8 else np.float32
     spots = np.arange(points, dtype=real)[:, None]
-    sign, infinity = _landmarks(dtype)
+    sign, infinity = landmarks(dtype)
     entries, shape = available.shape, lost.low.shape
 
     def cuts(keys: jax.Array, ties: _Ties) -> jax.Array:
-        low = _bits(jnp.where(ties.found, ties.low, keys))
+        low = bits_of(jnp.where(ties.found, ties.low, keys))
         index = np.array(size, dtype) - keys
         bound = jnp.where(ties.divided, index, ties.bound)
         pairs = jnp.stack([jnp.broadcast_to(low, bound.shape), bound], axis=1)
-        high = jnp.broadcast_to(_bits(ties.high), entries)
+        high = jnp.broadcast_to(bits_of(ties.high), entries)
         return jnp.concatenate([high[None], pairs.reshape(-1, *entries)])
 
     def across(low: jax.Array, high: jax.Array, first: Any, step: Any) -> Any:
@@ -95,32 +99,40 @@ def search(
 
     # Cuts are made at the end of a pass, for the next: else making them becomes
     # part of the work on each leaf, and is compiled as often.
-    def ready(now: Bracket, ties: _Ties, keys: jax.Array, turn: Any) -> Any:
+    def ready(now: Bracket, ties: _Ties, keys: jax.Array, gap: Any) -> Any:
         keys = jnp.clip(keys, now.low + 1, now.high - 1)
         asked = cuts(jnp.concatenate([keys, now.low[None]]), ties)
-        return now, ties, keys, asked, turn
+        return now, ties, keys, asked, gap
+
+    def within(now: Bracket) -> jax.Array:
+        return _counts.to_float(pooled(now.under_high - now.under_low))
 
     def unfinished(state: Any) -> jax.Array:
         now, ties, *_ = state
+        apart = now.high - now.low > 1
+        if enough is not None:
+            return jnp.any((within(now) > enough) & apart)
         exact = _counts.equal(pooled(now.under_low), lost)
-        inside = _counts.to_float(pooled(now.under_high - now.under_low))
         # Counts that contradict the scores must not keep it from ending: under
         # `vmap` what a `lax.cond` does not choose is computed too.
-        left = ~ties.found | (now.high - now.low > 1)
-        return jnp.any(~exact & (inside > enough) & left)
+        return jnp.any(~exact & (within(now) > 0) & (~ties.found | apart))
 
     def narrow(state: Any) -> Any:
-        (low, high, under_low, under_high), ties, keys, asked, turn = state
-        each = count(asked[:-2], jnp.any(ties.found))
+        before, had, keys, asked, gap = state
+        low, high, under_low, under_high = before
+        each = count(asked[:-2], jnp.any(had.found))
         few = ~_counts.less(lost, pooled(each))
         for key, here, is_few in zip(keys, each, few, strict=True):
             up, down = is_few & (key > low), ~is_few & (key < high)
             low, high = jnp.where(up, key, low), jnp.where(down, key, high)
             under_low = jnp.where(up, here, under_low)
             under_high = jnp.where(down, here, under_high)
-        now = Bracket(low, high, under_low, under_high)
-        now, ties = _divide(now, ties, pooled, lost, size)
-        inside = _counts.to_float(pooled(now.under_high - now.under_low))
+        now, ties = Bracket(low, high, under_low, under_high), had
+        if enough is None:
+            now, ties = _divide(now, had, pooled, lost, size)
+        inside = within(now)
+        # Most of what was there is still there: the guess was no good.
+        poor = (4 * inside > within(before)) & (ties.found == had.found)
         beyond = _counts.subtract(lost, pooled(now.under_low))
         inside = jnp.maximum(inside, 1).astype(real)
         # Half a unit further: between this unit and the next.
@@ -128,16 +140,23 @@ def search(
         guess = jnp.minimum(part / inside, 1)
         even, half = 1 / (points + 1), points // 2
         error = 2 * jnp.sqrt(guess * (1 - guess) / inside)
-        step = jnp.minimum(error / half, even)
-        step = jnp.where((turn > 4) & (turn % 2 == 1), even, step)
+        step = jnp.where(poor, even, jnp.minimum(error / half, even))
         edge = step * (half + 1)
         first = jnp.clip(guess, edge, 1 - edge) - step * half
         keys = across(now.low, now.high, first, step)
-        return ready(now, ties, keys, turn + 1)
+        # Of a few units it says nothing.
+        gap = jnp.where(inside > 16, _gap(now, inside), gap)
+        return ready(now, ties, keys, gap)
 
+    low = jnp.full(shape, sign - infinity - 1)
+    high = jnp.full(shape, sign + infinity + 1)
+    if ends is not None:
+        least, most = outside(*ends)
+        high = jnp.clip(most + 1, low + 1, high)
+        low = jnp.clip(least - 1, low, high - 1)
     start = Bracket(
-        low=jnp.full(shape, sign - infinity - 1),
-        high=jnp.full(shape, sign + infinity + 1),
+        low=low,
+        high=high,
         under_low=jnp.zeros(entries, np.int32),
         under_high=available,
     )
@@ -150,37 +169,35 @@ def search(
     )
     if hint is None:
         even = 1 / (points + 1)
-        keys = across(start.low, start.high, even, even)
-    else:
-        keys = across(*hint, 0, 1 / (points - 1)).at[-1].set(hint[1])
-    begin = ready(start, none, keys, 0)
-    now, ties, _, asked, _ = lax.while_loop(unfinished, narrow, begin)
+        hint = across(start.low, start.high, even, even)
+    begin = ready(start, none, hint, _gap(start, within(start)))
+    now, _, _, asked, gap = lax.while_loop(unfinished, narrow, begin)
     cut = jnp.concatenate([asked[:1], asked[-2:]])
-    ends = (
-        jnp.where(ties.found, ties.low, now.low),
-        jnp.where(ties.found, ties.high, now.high),
-    )
-    inside = _counts.to_float(pooled(now.under_high - now.under_low))
+    margin = within(now) if enough is None else enough
     beyond = _counts.to_float(_counts.subtract(lost, pooled(now.under_low)))
-    return cut, _around(*ends, beyond, inside, enough)
+    return cut, _around(now.low, gap, beyond, margin, points)
+
+
+def _gap(now: Bracket, inside: Any) -> jax.Array:
+    """Keys from one unit in the bracket to the next."""
+    width = (now.high - now.low).astype(np.float32)
+    return width / jnp.maximum(inside, 1).astype(np.float32)
 
 
 def _around(
-    low: jax.Array, high: jax.Array, beyond: Any, inside: Any, margin: Any
-) -> tuple[jax.Array, jax.Array]:
-    """Keys ``margin`` units to each side of one ``beyond`` the low end.
-
-    As if the units in the bracket, and those next to it, were evenly spread.
-    """
-    sign, infinity = _landmarks(low.dtype)
+    low: jax.Array, gap: Any, beyond: Any, margin: Any, points: int
+) -> jax.Array:
+    """Keys at both sides of a unit ``beyond`` another, near it and far."""
+    sign, infinity = landmarks(low.dtype)
     least, most = sign - infinity - 1, sign + infinity + 1
-    width = (high - low).astype(np.float32) / jnp.maximum(inside, 1)
-    move = [
-        jnp.clip(x * width, 0, 2.0**30).astype(low.dtype)
-        for x in (margin - beyond, margin + beyond)
-    ]
-    return low - jnp.minimum(move[0], low - least), low + jnp.minimum(
-        move[1], most - low
+    steps = 4 * np.linspace(-1, 1, points, dtype=np.float32)[:, None] ** 3
+    move = ((beyond + steps * margin) * gap).astype(np.float32)
+    size = jnp.clip(abs(move), 0, 2.0 ** (8 * low.itemsize - 2))
+    size = size.astype(low.dtype)
+    return jnp.where(
+        move < 0,
+        low - jnp.minimum(size, low - least),
+        low + jnp.minimum(size, most - low),
     )
 
 
@@ -222,20 +239,3 @@ def _divide(
         divided=ties.divided | divided,
         bound=jnp.where(begin & (shares <= 0), np.array(0, dtype), ties.bound),
     )
-
-
-def _landmarks(dtype: Any) -> tuple[Any, Any]:
-    """The key of 0, and how far from it the keys of infinity are."""
-    dtype = np.dtype(dtype)
-    real = np.dtype(np.float64 if dtype.itemsize == 8 else np.float32)
-    sign = np.array(1, dtype) << np.array(8 * dtype.itemsize - 1, dtype)
-    return sign, np.array(np.inf, real).view(dtype)
-
-
-def _bits(keys: jax.Array) -> jax.Array:
-    """The floats that keys stand for; beyond the infinities they are NaN.
-
-    Keys are bit patterns, turned so that they rise with the floats.
-    """
-    sign, _ = _landmarks(keys.dtype)
-    return jnp.where(keys < sign, sign + (sign - keys), keys - sign)

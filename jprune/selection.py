@@ -25,6 +25,7 @@ from jprune._cuts import (
     count_candidates,
     count_true,
     count_under,
+    find_ends,
     mark,
 )
 from jprune._search import search
@@ -172,6 +173,13 @@ class _Plan(NamedTuple):
         flat = jnp.concatenate([c for leaf in each for c in leaf])
         return flat.reshape(len(each), -1).T
 
+    def ends(self, each: Iterable[list[jax.Array]]) -> list[jax.Array]:
+        """The least and the highest ``[pools]``, from those of each leaf."""
+        least, most = self.joined(each)
+        if not self.joint:
+            return [least, most]
+        return [least.min(keepdims=True), most.max(keepdims=True)]
+
     def parts(self, values: jax.Array) -> list[jax.Array]:
         """``[..., entries]`` cut into one array for each leaf."""
         pools = self.pools
@@ -239,21 +247,23 @@ def _find_cut(
             return lax.cond(ties, all_under, at_most, cuts)
 
         size = max(math.prod(x.scores.shape[1:]) for x in some)
+        if "hint" not in how:
+            how["ends"] = its.ends(find_ends(x, dtype) for x in some)
         return search(count, plan.pooled, lost, available, size, dtype, **how)
 
     points = 7 if len(leaves) <= 16 else 3
     some = _sample(plan, leaves)
     if not some:
         return find(leaves, lost, available, points=points)[0]
-    # The bracket that holds the wanted key in a sample, three standard errors
-    # to each side, most likely holds it in all.
+    # The wanted key of a sample is most likely near that of all; how near, the
+    # standard error says.
     here = jnp.concatenate(list(map(count_candidates, some)))
     most, part = plan.pooled(here), _counts.to_float(lost)
     whole = _counts.to_float(plan.pooled(available))
     seen = _counts.to_float(most)
     middle = seen * part / jnp.maximum(whole, 1)
     rest = jnp.maximum(seen - middle, 0) / jnp.maximum(seen, 1)
-    margin = 1 + 3 * jnp.sqrt(middle * rest)
+    margin = 1 + 2 * jnp.sqrt(middle * rest)
     rank = _counts.count_of(middle.astype(np.int32))
     hint = find(some, rank, here, points=7, enough=margin)[1]
     return find(leaves, lost, available, points=points, hint=hint)[0]
