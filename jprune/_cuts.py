@@ -3,7 +3,8 @@
 A *cut* divides the units of a pool in the order of the selection: under it lie
 all scores at or under ``low``, and of those at or under ``high`` the ones whose
 flat index is not before ``bound``. Cuts come as rows of bits, ``[1 + 2 * cuts,
-pools]`` unsigned: one ``high`` for all, then ``low`` and ``bound`` of each.
+pools]`` unsigned: one ``high`` for all, then ``low`` and ``bound`` of each. All
+but the last are counted under, the last one divides.
 
 Everything here is jitted, so that it is traced once for all leaves of one
 shape; what it compiles to is a single read of the leaf, without copies.
@@ -34,8 +35,8 @@ class Leaf(NamedTuple):
 
 @jax.jit
 def count_under(leaf: Leaf, cuts: jax.Array) -> list[jax.Array]:
-    """The candidates under each cut, ``[pools]``."""
-    leaf, cuts = lax.optimization_barrier((leaf, cuts))
+    """The candidates under each cut but the last, ``[pools]``."""
+    leaf, cuts = lax.optimization_barrier((leaf, cuts[:-2]))
     return _count([_candidates(leaf, x) for x in _under(leaf, cuts)])
 
 
@@ -46,14 +47,15 @@ def count_at_most(leaf: Leaf, cuts: jax.Array) -> list[jax.Array]:
         # Without the barrier the compiler prepares the scores once, outside
         # the loop, and keeps them: a copy of the scores, and no faster.
         leaf, cuts = lax.optimization_barrier((leaf, cuts))
-    flags = [_at_most(leaf, low) for low in float_of(cuts[1::2])]
+    flags = [_at_most(leaf, low) for low in float_of(cuts[1:-2:2])]
     return _count([_candidates(leaf, x) for x in flags])
 
 
 @jax.jit
-def mark(leaf: Leaf, cut: jax.Array) -> jax.Array:
-    """What was kept and is no candidate, and what is not under the cut."""
-    best = ~_under(leaf, cut)[0]
+def mark(leaf: Leaf, cuts: jax.Array) -> jax.Array:
+    """What was kept and is no candidate, and what is not under the last cut."""
+    (under,) = _under(leaf, jnp.concatenate([cuts[:1], cuts[-2:]]))
+    best = ~under
     if leaf.kept is None or leaf.grow is None:
         return best
     grow = _wide(leaf.grow, leaf)

@@ -43,7 +43,8 @@ class _Ties(NamedTuple):
 
 
 def search(
-    count: Callable[[jax.Array, jax.Array], jax.Array],
+    count: Callable[[list[jax.Array], jax.Array], jax.Array],
+    parts: Callable[[jax.Array], list[jax.Array]],
     pooled: Callable[[jax.Array], Count],
     lost: Count,
     available: jax.Array,
@@ -53,7 +54,7 @@ def search(
     ends: tuple[jax.Array, jax.Array] | None = None,
     hint: jax.Array | None = None,
     enough: Any = None,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[list[jax.Array], jax.Array]:
     """Finds the cut under which each pool has ``lost`` candidates.
 
     The keys of a pass lie around the place where the wanted one would be if
@@ -62,8 +63,9 @@ def search(
     ends.
 
     Args:
-      count: Cuts (see :mod:`jprune._cuts`), and whether any of them divides
-        equals, to the candidates ``[points, entries]`` under them.
+      count: Cuts of each leaf (see :mod:`jprune._cuts`), and whether any of them
+        divides equals, to the candidates ``[points, entries]`` under them.
+      parts: ``[..., entries]`` to an array for each leaf.
       pooled: Counts of entries to counts of pools.
       lost: How many are wanted under the cut, ``[pools]``.
       available: The candidates, ``[entries]`` int32.
@@ -75,7 +77,7 @@ def search(
       enough: How few units in a bracket end the search; None: the cut is exact.
 
     Returns:
-      The cut, ``[3, entries]``, and keys around it, ``[points, pools]``, of
+      The cuts of each leaf, and keys around the last, ``[points, pools]``, of
       which most are not further than ``enough`` units.
     """
     real = np.float64 if np.dtype(dtype).itemsize == 8 else np.float32
@@ -97,11 +99,11 @@ def search(
         keys = (places * width.astype(real)).astype(dtype)
         return low + jnp.minimum(keys, width)
 
-    # Cuts are made at the end of a pass, for the next: else making them becomes
-    # part of the work on each leaf, and is compiled as often.
+    # Cuts are made and divided among leaves at the end of a pass, for the next:
+    # else that becomes part of the work on each leaf, and is compiled as often.
     def ready(now: Bracket, ties: _Ties, keys: jax.Array, gap: Any) -> Any:
         keys = jnp.clip(keys, now.low + 1, now.high - 1)
-        asked = cuts(jnp.concatenate([keys, now.low[None]]), ties)
+        asked = parts(cuts(jnp.concatenate([keys, now.low[None]]), ties))
         return now, ties, keys, asked, gap
 
     def within(now: Bracket) -> jax.Array:
@@ -120,7 +122,7 @@ def search(
     def narrow(state: Any) -> Any:
         before, had, keys, asked, gap = state
         low, high, under_low, under_high = before
-        each = count(asked[:-2], jnp.any(had.found))
+        each = count(asked, jnp.any(had.found))
         few = ~_counts.less(lost, pooled(each))
         for key, here, is_few in zip(keys, each, few, strict=True):
             up, down = is_few & (key > low), ~is_few & (key < high)
@@ -172,10 +174,9 @@ def search(
         hint = across(start.low, start.high, even, even)
     begin = ready(start, none, hint, _gap(start, within(start)))
     now, _, _, asked, gap = lax.while_loop(unfinished, narrow, begin)
-    cut = jnp.concatenate([asked[:1], asked[-2:]])
     margin = within(now) if enough is None else enough
     beyond = _counts.to_float(_counts.subtract(lost, pooled(now.under_low)))
-    return cut, _around(now.low, gap, beyond, margin, points)
+    return asked, _around(now.low, gap, beyond, margin, points)
 
 
 def _gap(now: Bracket, inside: Any) -> jax.Array:
@@ -192,6 +193,8 @@ def _around(
     least, most = sign - infinity - 1, sign + infinity + 1
     steps = 4 * np.linspace(-1, 1, points, dtype=np.float32)[:, None] ** 3
     move = ((beyond + steps * margin) * gap).astype(np.float32)
+    # Away from the unit: equals have one key, and those beside it are asked for.
+    move = jnp.where(steps < 0, jnp.floor(move), jnp.ceil(move))
     size = jnp.clip(abs(move), 0, 2.0 ** (8 * low.itemsize - 2))
     size = size.astype(low.dtype)
     return jnp.where(

@@ -185,8 +185,8 @@ class _Plan(NamedTuple):
         pools = self.pools
         if set(pools) != {1} or len(pools) == 1:
             return jnp.split(values, np.cumsum(pools)[:-1], axis=-1)
-        # By sums and not by slices: a slice becomes part of its leaf's loop,
-        # which then is compiled for every leaf, and not once for one shape.
+        # By sums and not by slices: each slice is compiled for itself, and takes
+        # as long as a loop over a leaf; sums are all the same program.
         return [
             jnp.sum(values, -1, where=row, keepdims=True).astype(values.dtype)
             for row in np.eye(len(pools), dtype=bool)
@@ -218,13 +218,12 @@ def _select(
         each = jnp.broadcast_to(grow, available.shape)
         leaves = list(map(Leaf, units, kept, plan.parts(each)))
     lost = _counts.subtract(plan.pooled(available), wanted)
-    cut = _find_cut(plan, leaves, lost, available)
-    return list(map(mark, leaves, plan.parts(cut)))
+    return list(map(mark, leaves, _find_cut(plan, leaves, lost, available)))
 
 
 def _find_cut(
     plan: _Plan, leaves: list[Leaf], lost: Count, available: jax.Array
-) -> jax.Array:
+) -> list[jax.Array]:
     """The cut under which lie the ``lost`` candidates of each pool."""
     wide = any(x.scores.dtype == jnp.float64 for x in leaves)
     dtype = np.uint64 if wide else np.uint32
@@ -234,22 +233,31 @@ def _find_cut(
     ) -> Any:
         its = plan._replace(pools=tuple(x.scores.shape[0] for x in some))
 
-        def all_under(cuts: jax.Array) -> jax.Array:
-            return its.joined(map(count_under, some, its.parts(cuts)))
+        def all_under(cuts: list[jax.Array]) -> jax.Array:
+            return its.joined(map(count_under, some, cuts))
 
-        def at_most(cuts: jax.Array) -> jax.Array:
-            return its.joined(map(count_at_most, some, its.parts(cuts)))
+        def at_most(cuts: list[jax.Array]) -> jax.Array:
+            return its.joined(map(count_at_most, some, cuts))
 
-        def count(cuts: jax.Array, ties: jax.Array) -> jax.Array:
+        def count(cuts: list[jax.Array], ties: jax.Array) -> jax.Array:
             # Comparing scores alone is faster, but twice as much to compile.
             if len(leaves) > 16:
                 return all_under(cuts)
             return lax.cond(ties, all_under, at_most, cuts)
 
         size = max(math.prod(x.scores.shape[1:]) for x in some)
-        if "hint" not in how:
+        if "hint" not in how and len(some) <= 16:
             how["ends"] = its.ends(find_ends(x, dtype) for x in some)
-        return search(count, plan.pooled, lost, available, size, dtype, **how)
+        return search(
+            count,
+            its.parts,
+            plan.pooled,
+            lost,
+            available,
+            size,
+            dtype,
+            **how,
+        )
 
     points = 7 if len(leaves) <= 16 else 3
     some = _sample(plan, leaves)
