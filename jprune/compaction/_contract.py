@@ -7,7 +7,7 @@ import numpy as np
 from jprune.compaction import _known
 from jprune.compaction._ids import merge
 from jprune.compaction._known import Array, Known, nothing
-from jprune.compaction._walk import Value, Walk, rule, unknown
+from jprune.compaction._walk import Multiplication, Value, Walk, rule, unknown
 
 
 @rule("reduce_sum")
@@ -84,7 +84,8 @@ def dot_general(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
     counted = (~left.zero).sum(1) * (~right.zero).sum(2)
     seen = left.flags.shape[1] * right.flags.size
     times = all_of // seen if seen else 0  # entries that stand for several
-    walk.products += all_of, int(counted.sum()) * times
+    nonzero = int(counted.sum()) * times
+    walk.products.append(Multiplication(all_of, nonzero, (*ids, *over)))
 
     def terms(gone: Array) -> Array:
         found = left.value[..., gone] @ right.value[:, gone]
@@ -146,6 +147,7 @@ def conv(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
         split = walk.ids.split(made, (groups, features // groups), why)
         walk.join(why, outer, split[0])
     inner = walk.join(why, inner, kernel.ids[rhs[1]])
+    axes = (made, inner)
     if groups > 1 and each == 1:
         inner = None  # depthwise: nothing is summed
 
@@ -171,7 +173,8 @@ def conv(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
     sizes[out[1]] = features
     times = int(np.prod(aval.shape, dtype=np.int64)) // max(features, 1)
     counted = (~weights.zero).sum((0, 3)) * ~line.zero[:, 0]
-    walk.products += times * weights.zero.size, times * int(counted.sum())
+    whole, left = times * weights.zero.size, times * int(counted.sum())
+    walk.products.append(Multiplication(whole, left, axes))
 
     def terms(gone: Array) -> Array:
         found = line.value[..., gone] @ window.value[:, gone]

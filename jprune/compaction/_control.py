@@ -32,12 +32,12 @@ def cond(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
     walk.consume(ins)
     walk.freeze("cond: the index", *ins[0].ids)
     plain = [_plain(value) for value in ins[1:]]
-    runs, most, before = [], np.zeros(2, np.int64), walk.products.copy()
+    runs, products, start = [], [], len(walk.products)
     for branch in eqn.params["branches"]:
         runs.append(walk.closed(branch, plain))
-        most = np.maximum(most, walk.products - before)
-        walk.products[:] = before
-    walk.products += most
+        products.append(walk.products[start:])
+        del walk.products[start:]
+    walk.most(products)
     outs = []
     for several in zip(*runs, strict=True):
         walk.consume(list(several))
@@ -90,7 +90,7 @@ def scan(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
     layers = range(length)
     for layer in reversed(layers) if p["reverse"] else layers:
         entries = [_layer(x, layer, alike) for x in stacks]
-        start = walk.products.copy()
+        start = len(walk.products)
         outs = walk.closed(body, fixed + carry + entries)
         walk.consume(outs)
         kept.append(outs[p["num_carry"] :])
@@ -102,10 +102,11 @@ def scan(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
             now = list(map(_meet, before, now))
         carry = [replace(v, known=k) for v, k in zip(carry, now, strict=True)]
         if alike and all(map(_equal, before, now)):
-            walk.products += (walk.products - start) * (length - 1)
+            for product in walk.products[start:]:
+                product.times *= length
             break
         if alike:
-            walk.products[:] = start
+            del walk.products[start:]
     outs = list(carry)
     for several in zip(*kept, strict=True):
         ids = [

@@ -71,7 +71,7 @@ def _fold(
     trace: Trace, site: Site, new: Array, arrays: list[Array]
 ) -> set[int]:
     """Adds the constants of dead units to the bias behind them."""
-    units = trace._unit(trace.ids.resolve(site.ids))
+    units = trace.units_of(site.ids)
     gone = np.append(new, False)[units].any(-1) & site.adds
     if not gone.any():
         return set()

@@ -14,7 +14,13 @@ from jprune.compaction import _elementwise as _elementwise
 from jprune.compaction import _shapes as _shapes
 from jprune.compaction._ids import Ids
 from jprune.compaction._known import Array, Known
-from jprune.compaction._walk import CALLS, Site, Value, Walk
+from jprune.compaction._walk import (
+    CALLS,
+    Multiplication,
+    Site,
+    Value,
+    Walk,
+)
 
 
 class Leaf(NamedTuple):
@@ -65,6 +71,7 @@ class Trace:
             abstract(params), *abstract(args)
         )
         self.ids = Ids()
+        self.products: list[Multiplication] = []
         stacked = _stacked(self.jaxpr, len(self.leaves))
         read = {
             v
@@ -150,8 +157,12 @@ class Trace:
         """The units of some positions of a sum."""
         if not which.any():
             return np.zeros(0, int)
-        units = np.unique(self._unit(self.ids.resolve(site.ids[which])))
+        units = np.unique(self.units_of(site.ids[which]))
         return units[units >= 0]
+
+    def units_of(self, ids: Array) -> Array:
+        """The numbers of the units of some positions, ``[n, factors]``."""
+        return self._unit(self.ids.resolve(ids))
 
     def gone(self, i: int, dead: Array) -> list[Array]:
         """Which positions of each axis of a leaf go with the ``dead`` units."""

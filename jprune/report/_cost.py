@@ -72,16 +72,16 @@ def cost(fn: Any, params: Tree, *args: Any, masks: Masks | None = None) -> Cost:
     masks = None if masks is None else fitted(params, masks)
     arrays = host(params, masks)
     trace = Trace(fn, params, args)
-    products = trace.walk([constant(x) for x in arrays]).products
+    products = trace.walk([constant(x) for x in arrays]).multiply_adds()
     small = compact(fn, params, *args, masks=masks)
     less = Trace(small.fn, small.params, args)
-    left = less.walk([None] * len(less.leaves)).products
+    left = less.walk([None] * len(less.leaves)).multiply_adds()
     entries, stored = _stored(trace)
     kept = sum(int(np.count_nonzero(x)) for x in arrays)
     return Cost(
-        Count(entries, int(products[0]), stored),
-        Count(kept, int(products[1]), stored),
-        Count(_stored(less)[0], int(left[0]), _stored(less)[1]),
+        Count(entries, products[0], stored),
+        Count(kept, products[1], stored),
+        Count(_stored(less)[0], left[0], _stored(less)[1]),
     )
 
 
