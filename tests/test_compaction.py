@@ -1,5 +1,7 @@
 """Dead units removed: the same function, proved and measured in float64."""
 
+import tracemalloc
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -439,6 +441,50 @@ def test_masks_of_a_subtree():
     masks = {"layers_0": {"bias": jnp.ones(5, bool)}}
     with pytest.raises(ValueError, match=r"layers_0/bias.*shape \(5,\)"):
         jprune.compact(model.apply, variables, X, masks=masks)
+
+
+def test_no_copy_of_the_whole_model_is_made():
+    def fn(params, x):
+        for w in params:
+            x = jax.nn.relu(x @ w)
+        return x
+
+    params = [jnp.ones((512, 512), jnp.float32) for _ in range(8)]
+    half = np.arange(512) % 2 == 0
+    masks = [np.tile(half, (512, 1)) for _ in params[1:]] + [None]
+    tracemalloc.start()
+    small = jprune.compact(fn, params, np.ones((1, 512)), masks=masks)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    result = sum(w.nbytes for w in small.params)
+    whole = sum(w.nbytes for w in params)
+    # Besides: what a trace itself needs.
+    assert peak < result + 2 * params[0].nbytes + 2**20 < whole
+
+
+def test_masked_weights_that_stay_are_zero():
+    def fn(params, x):
+        return jax.nn.relu(x @ params["w"]) @ params["v"]
+
+    params = kill(perceptron()) | {"w": jnp.full((4, 8), jnp.nan)}
+    mask = np.ones((4, 8), bool)
+    mask[:, DEAD] = False
+    mask[0] = False
+    small = jprune.compact(fn, params, X, masks={"w": mask})
+    assert small.params["w"].shape == (4, 5)
+    assert (small.params["w"][0] == 0).all()
+    assert jnp.isnan(small.params["w"][1:]).all()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_parameters_that_are_converted(dtype):
+    def fn(params, x):
+        w, b, v, c = (params[k].astype(dtype) for k in "wbvc")
+        return jnp.cos(x.astype(dtype) @ w + b) @ v + c
+
+    small = jprune.compact(fn, kill(perceptron(), "w"), X)
+    assert small.params["w"].shape == (4, 5)
+    assert relative(small.certify(X)) < 32 * float(jnp.finfo(dtype).eps)
 
 
 def test_flax_modules_are_rebuilt():

@@ -16,7 +16,7 @@ from jprune.compaction import _small_control as _small_control
 from jprune.compaction import _small_rules as _small_rules
 from jprune.compaction._dead import find_dead
 from jprune.compaction._graph import pools_of, traced
-from jprune.compaction._known import Array
+from jprune.compaction._known import Array, Stored
 from jprune.compaction._paths import ends, names_of
 from jprune.compaction._plan import LeafPlan, Plan, cut, kept_of
 from jprune.compaction._rewrite import Rewrite, Small, Unsupported, dense, tidy
@@ -143,9 +143,7 @@ def compact(
                 for i, leaf in enumerate(trace.leaves)
             )
         )
-        less = plan.apply(params)
-        if masks is not None:
-            less = apply_masks(less, plan.take(masks))
+        less = plan._applied(params, masks)
         less = _replaced(less, plan, {i: arrays[i] for i in changed})
         small = Compact(less, plan, fn, params, masks)
         jax.eval_shape(small.fn, less, *args)
@@ -229,8 +227,8 @@ def _pairs(trace: Trace, gone: list[list[Array | None]]) -> Any:
             yield units, here
 
 
-def host(params: Tree, masks: Masks | None) -> list[Array]:
-    """The masked parameters as NumPy arrays; keys and the like as zeros."""
+def host(params: Tree, masks: Masks | None) -> list[Stored]:
+    """The masked parameters on the host; keys and the like as zeros."""
     found = []
     mask_of = {} if masks is None else dict(leaves_with_path(masks))
     for path, x in leaves_with_path(params):
@@ -241,9 +239,8 @@ def host(params: Tree, masks: Masks | None) -> list[Array]:
         except TypeError:
             x = np.zeros(np.shape(x), np.uint8)
         mask = mask_of.get(path)
-        if mask is not None and not is_hole(mask):
-            x = np.where(np.asarray(mask), x, np.zeros_like(x))
-        found.append(x)
+        kept = [] if mask is None or is_hole(mask) else [np.asarray(mask)]
+        found.append(Stored(x, kept, x.dtype))
     return found
 
 
@@ -271,7 +268,7 @@ def fitted(params: Tree, masks: Masks) -> Masks:
 
 def _broadcast(call: str, name: str, mask: Any, shape: Any) -> Any:
     try:
-        return jnp.broadcast_to(mask, shape)
+        return np.broadcast_to(np.asarray(mask), shape)  # no copy
     except ValueError:
         raise ValueError(
             f"{call}: the mask of {name!r} has shape {np.shape(mask)}, which "
@@ -283,14 +280,14 @@ def _masked(params: Tree, masks: Masks | None) -> Tree:
     return params if masks is None else apply_masks(params, masks)
 
 
-def _replaced(params: Tree, plan: Plan, biases: dict[int, Array]) -> Tree:
+def _replaced(params: Tree, plan: Plan, biases: dict[int, Stored]) -> Tree:
     """With the biases into which constants were folded."""
     found, i = [], 0
     for _, x in leaves_with_path(params):
         if not is_hole(x):
             if i in biases:
                 kept = plan.leaves[i].kept
-                x = jnp.asarray(cut(biases[i], kept), np.asarray(x).dtype)
+                x = jnp.asarray(cut(biases[i].value, kept), np.asarray(x).dtype)
             i += 1
         found.append(x)
     return rebuild(params, found)

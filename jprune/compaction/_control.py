@@ -114,7 +114,7 @@ def scan(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
             for axis in zip(*(v.ids for v in several), strict=True)
         ]
         shape = (length, *several[0].shape)
-        known = nothing(len(shape), several[0].known.value.dtype)
+        known = nothing(len(shape), several[0].known.dtype)
         outs.append(Value(shape, (None, *ids), known))
     if not kept:  # no layers
         outs += [
@@ -130,15 +130,15 @@ def _empty(var: Any) -> Known:
 
 def _differs(x: Value) -> bool:
     """Whether what is in a stack is more than one layer repeated."""
-    return x.known.flags.shape[0] > 1 or any(
+    return x.known.shape[0] > 1 or any(
         ids is not None and ids.ndim == 3 for ids in x.ids
     )
 
 
 def _layer(x: Value, layer: int, alike: bool) -> Value:
     """One entry of a stack; where all are walked as one, what they share."""
-    known, at = x.known, layer if x.known.flags.shape[0] > 1 else 0
-    if alike and known.flags.shape[0] > 1:
+    known, at = x.known, layer if x.known.shape[0] > 1 else 0
+    if alike and known.shape[0] > 1:
         first = known.map(lambda a: a[0])
         same = (known.flags & (known.value == first.value)).all(0)
         known = Known(same, np.where(same, first.value, first.value * 0))
@@ -174,7 +174,7 @@ def _same(walk: Walk, why: str, carry: list[Value], after: list[Value]) -> None:
 
 
 def _none(value: Value) -> Known:
-    return nothing(len(value.shape), value.known.value.dtype)
+    return nothing(len(value.shape), value.known.dtype)
 
 
 def _meet(a: Known, b: Known) -> Known:

@@ -49,9 +49,9 @@ def reshape(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
                     walk.freeze("reshape: a size-1 axis", x.ids[k])
         elif old and new:
             ids[new[0]] = x.ids[old[0]]
-            sizes[new[0]] = known.flags.shape[old[0]]
+            sizes[new[0]] = known.shape[old[0]]
             continue
-        if any(known.flags.shape[k] > 1 for k in real):
+        if any(known.shape[k] > 1 for k in real):
             known = known.spread(real, x.shape)
             for k in goal:
                 sizes[k] = shape[k]
@@ -83,7 +83,7 @@ def broadcast_in_dim(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
     ids: list[Array | None] = [None] * len(shape)
     sizes = [1] * len(shape)
     for axis, to in enumerate(eqn.params["broadcast_dimensions"]):
-        sizes[to] = x.known.flags.shape[axis]
+        sizes[to] = x.known.shape[axis]
         if x.shape[axis] == shape[to]:
             ids[to] = x.ids[axis]
         else:
@@ -138,7 +138,7 @@ def concatenate(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
         ids[axis] = _chain([_or_new(walk, v, axis) for v in ins])
     known = [v.known.spread([axis], v.shape) for v in ins]
     for k in range(len(shape)):
-        if k != axis and len({x.flags.shape[k] for x in known}) > 1:
+        if k != axis and len({x.shape[k] for x in known}) > 1:
             known = [x.spread([k], shape) for x in known]
     flags = np.concatenate([x.flags for x in known], axis)
     value = np.concatenate([x.value for x in known], axis)
@@ -158,7 +158,7 @@ def _cut(x: Value, axis: int, index: slice) -> Value:
     here = ids[axis]
     ids[axis] = None if here is None else here[index]
     known = x.known
-    if known.flags.shape[axis] > 1:
+    if known.shape[axis] > 1:
         known = known.map(lambda a: a[(slice(None),) * axis + (index,)])
     n = len(range(*index.indices(x.shape[axis])))
     shape = (*x.shape[:axis], n, *x.shape[axis + 1 :])
@@ -241,7 +241,7 @@ def gather(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
     for k, to in zip(passing, numbers.offset_dims, strict=True):
         if k in whole:
             ids[to] = x.ids[k]
-            flags[to] = zero.flags.shape[k]
+            flags[to] = zero.shape[k]
         else:
             ids[to] = walk.ids.new(sizes[k], "gather: the axis is looked up")
     return [Value(aval.shape, tuple(ids), zero.map(lambda a: a.reshape(flags)))]
@@ -289,7 +289,7 @@ def sort(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
         for k in range(len(ins[0].shape))
     )
     return [
-        Value(v.shape, ids, _known.along(v.known, [axis], v.known.value.dtype))
+        Value(v.shape, ids, _known.along(v.known, [axis], v.known.dtype))
         for v in ins
     ]
 

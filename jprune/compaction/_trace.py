@@ -177,22 +177,26 @@ class Trace:
         ]
 
 
-def spread(gone: list[Array], ndim: int) -> Array:
-    """Entries of a leaf that are gone, of size 1 where nothing varies."""
-    flags = np.zeros((1,) * ndim, bool)
+def along(gone: list[Array], ndim: int) -> list[Array]:
+    """For each axis that lost anything, which entries: of size 1 elsewhere."""
+    found = []
     for axis, here in enumerate(gone):
         if here.any():
             shape = [1] * ndim
             shape[axis] = here.shape[-1]
             if here.ndim == 2:
                 shape[0] = here.shape[0]
-            flags = flags | here.reshape(shape)
-    return flags
+            found.append(here.reshape(shape))
+    return found
 
 
 def _zeroed(leaf: Leaf, gone: list[Array]) -> Known | None:
-    flags = spread(gone, len(leaf.shape))
-    return _known.zeros(flags, leaf.dtype) if flags.any() else None
+    lines = along(gone, len(leaf.shape))
+    if not lines:
+        return None
+    shape = np.broadcast_shapes(*(line.shape for line in lines))
+    kept = [np.broadcast_to(~line, shape) for line in lines]
+    return _known.Stored(None, kept, leaf.dtype)
 
 
 def _stacked(closed: Any, count: int) -> set[int]:

@@ -7,7 +7,6 @@ import numpy as np
 from jprune._typing import Masks, Tree
 from jprune.compaction import compact
 from jprune.compaction._compact import fitted, host
-from jprune.compaction._known import constant
 from jprune.compaction._trace import Trace
 
 
@@ -72,12 +71,12 @@ def cost(fn: Any, params: Tree, *args: Any, masks: Masks | None = None) -> Cost:
     masks = None if masks is None else fitted(params, masks)
     arrays = host(params, masks)
     trace = Trace(fn, params, args)
-    products = trace.walk([constant(x) for x in arrays]).multiply_adds()
+    products = trace.walk([*arrays]).multiply_adds()
     small = compact(fn, params, *args, masks=masks)
     less = Trace(small.fn, small.params, args)
     left = less.walk([None] * len(less.leaves)).multiply_adds()
     entries, stored = _stored(trace)
-    kept = sum(int(np.count_nonzero(x)) for x in arrays)
+    kept = sum(int(np.count_nonzero(~x.zero)) for x in arrays)
     return Cost(
         Count(entries, products[0], stored),
         Count(kept, products[1], stored),
