@@ -16,6 +16,7 @@ from jax import lax
 
 import jprune
 from jprune.compaction import Plan, _rewrite
+from jprune.models import MLP
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -488,8 +489,6 @@ def test_parameters_that_are_converted(dtype):
 
 
 def test_flax_modules_are_rebuilt():
-    from jprune.models import MLP
-
     model = MLP((10, 12, 3))
     variables = model.init(jax.random.key(0), X)
     graph = jprune.trace_units(model.apply, variables, X)
@@ -504,6 +503,31 @@ def test_flax_modules_are_rebuilt():
         small.fn(small.params, X),
         rtol=1e-6,
     )
+
+
+def test_the_program_is_that_of_the_smaller_module():
+    model = MLP((10, 12, 3))
+    variables = model.init(jax.random.key(0), X)
+    graph = jprune.trace_units(model.apply, variables, X)
+    masks = jprune.find_masks(variables, 0.5, structure=jprune.units(graph))
+    small = jprune.compact(model.apply, variables, X, masks=masks)
+    rebuilt = MLP.from_params(small.params).apply
+    found, wanted = (
+        list(steps(jax.make_jaxpr(f)(small.params, X).jaxpr))
+        for f in (small.fn, rebuilt)
+    )
+    assert found == wanted
+    assert not any(x.committed for x in jax.tree.leaves(small.params))
+
+
+def steps(jaxpr):
+    """Primitives and the shapes that they make, calls opened."""
+    for eqn in jaxpr.eqns:
+        inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
+        if inner is not None:
+            yield from steps(inner.jaxpr)
+        else:
+            yield eqn.primitive.name, [v.aval for v in eqn.outvars]
 
 
 def test_nnx():

@@ -166,6 +166,8 @@ def cut(x: Any, kept: tuple[Kept, ...], mask: Any = None) -> Any:
     if isinstance(sharding, NamedSharding):
         sharding = NamedSharding(sharding.mesh, PartitionSpec())
     small = _masked(np, _cut(np, np.asarray(x), kept), mask, kept)
+    if not x.committed:  # it stays free to go to any device
+        return jnp.asarray(small)
     return jax.device_put(small, sharding)
 
 

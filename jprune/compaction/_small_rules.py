@@ -36,8 +36,18 @@ def elementwise(rewrite: Rewrite, eqn: Any, ins: list[Small]) -> list[Small]:
             masks[k] = both(masks[k], mask)
     # What varies nowhere along an axis still doesn't: it stays of size 1.
     common = np.broadcast_shapes(*(np.shape(v.x) for v in ins))
-    xs = [jnp.broadcast_to(v.x, common) if v.shape else v.x for v in ins]
+    xs = [_wide(v, common) for v in ins]
     return [Small(bind(eqn, xs), shape, tuple(masks))]
+
+
+def _wide(value: Small, common: tuple[int, ...]) -> Any:
+    """Of the common shape, but for axes of size 1 in the dense program too."""
+    shape = tuple(
+        1 if dense == 1 else n
+        for dense, n in zip(value.shape, common, strict=bool(value.shape))
+    )
+    same = np.shape(value.x) == shape
+    return value.x if same else jnp.broadcast_to(value.x, shape)
 
 
 @rule("optimization_barrier", "sharding_constraint", "device_put")
