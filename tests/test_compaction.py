@@ -2,6 +2,7 @@
 
 import tracemalloc
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -548,6 +549,38 @@ def test_nnx():
     small = jprune.compact(fn, state, X, masks=masks)
     assert small.params["layers"][0]["kernel"].shape == (4, 4)
     assert relative(small.certify(X)) < 1e-6  # float32 parameters
+
+
+def test_equinox():
+    model = eqx.nn.MLP(4, 3, 8, 2, activation=jnp.cos, key=jax.random.key(0))
+    params, static = eqx.partition(model, eqx.is_inexact_array)
+
+    def fn(params, x):
+        return jax.vmap(eqx.combine(params, static))(x)
+
+    graph = jprune.trace_units(fn, params, X)
+    axes = [dict(pool.axes) for pool in graph.pools]
+    assert axes[0].keys() == {
+        *("layers/0/weight", "layers/0/bias", "layers/1/weight")
+    }
+    pruner = jprune.prune(0.5, structure=jprune.units(graph))
+    tx = optax.chain(optax.adam(1e-3), pruner)
+    state = tx.init(params)
+    grads = jax.grad(lambda p: fn(p, X).sum())(params)
+    updates, state = tx.update(grads, state, params)
+    params = optax.apply_updates(params, updates)
+    masks = jprune.get_masks(state)
+    small = jprune.compact(fn, params, X, masks=masks)
+    less = eqx.combine(small.params, static)
+    assert [layer.weight.shape for layer in less.layers] == [
+        *((4, 4), (4, 4), (3, 4))
+    ]
+    assert relative(small.certify(X)) < 1e-6  # float32 parameters
+    np.testing.assert_allclose(
+        jax.vmap(less)(X), small.fn(small.params, X), rtol=1e-5
+    )
+    moments = small.take(state[0])[0].mu
+    assert moments.layers[0].weight.shape == (4, 4)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])

@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import PartitionSpec
 
 from jprune._trees import is_hole, leaves_with_path, path_name, rebuild
@@ -140,7 +139,7 @@ def units(graph: Graph, round_to: int = 1, by: str = "units") -> Structure:
         for path, p in leaves_with_path(params):
             i = None if is_hole(p) else leaf_of(path, p)
             if i is None:
-                found.append(optax.MaskedNode() if is_hole(p) else p)
+                found.append(p)  # a hole stays what it is
                 continue
             mask = jnp.ones_like(p, bool)
             for axis, numbers in enumerate(graph.units[i]):
