@@ -108,7 +108,39 @@ FROZEN = {
     "argmax": case(lambda p, x: (x @ p["w"]).argmax(-1)),
     "sort": case(lambda p, x: jnp.sort(x @ p["w"]) @ p["v"]),
     "top_k": case(lambda p, x: lax.top_k(x @ p["w"], 3)[0]),
+    "argmin": case(lambda p, x: jnp.abs(x @ p["w"]).argmin(-1)),
+    "any": case(lambda p, x: (x @ p["w"] == 0).any(-1)),
     "cumsum": case(lambda p, x: jnp.cumsum(x @ p["w"], 1) @ p["v"]),
+    "cumprod": case(lambda p, x: lax.cumprod(1 + x @ p["w"], 1) @ p["v"]),
+    "cummax": case(lambda p, x: lax.cummax(x @ p["w"], 1) @ p["v"]),
+    "cummin": case(lambda p, x: lax.cummin(x @ p["w"], 1) @ p["v"]),
+    "cumlogsumexp": case(
+        lambda p, x: lax.cumlogsumexp(x @ p["w"], axis=1) @ p["v"]
+    ),
+    "window": case(
+        lambda p, x: lax.reduce_window(
+            x @ p["w"], -jnp.inf, lax.max, (1, 2), (1, 2), "VALID"
+        ).sum(-1)
+    ),
+    "looked up": case(lambda p, x: p["w"].T[6 + (x[:, 0] > 0).astype(int)]),
+    "dynamic slice": case(
+        lambda p, x: lax.dynamic_slice_in_dim(
+            x @ p["w"], (x[0, 0] > 9).astype(int), 4, 1
+        ).sum(-1)
+    ),
+    "dynamic update": case(
+        lambda p, x: lax.dynamic_update_slice_in_dim(
+            x @ p["w"], x[:, :2], (x[0, 0] > 9).astype(int), 1
+        ).sum(-1)
+    ),
+    "scan": case(
+        lambda p, x: (
+            lax.scan(
+                lambda h, _: (jnp.roll(h, 1, -1), None), x @ p["w"], None, 3
+            )[0]
+            @ p["v"]
+        )
+    ),
     "act(0) is summed": case(lambda p, x: jnp.cos(x @ p["w"]).sum(-1)),
     "act(0), no bias": case(lambda p, x: jnp.cos(x @ p["w"]) @ p["v"]),
     "act(0), bias used twice": case(
@@ -248,6 +280,63 @@ REMOVED = {
 }
 
 
+REMOVED |= {
+    "cumulative over rows": case(
+        lambda p, x: (
+            (lambda h: jnp.cumsum(h, 0) + jnp.cumprod(h, 0) + lax.cummax(h, 0))(
+                x @ p["w"]
+            )
+            @ p["v"]
+        )
+    ),
+    "sorted rows": case(
+        lambda p, x: (jnp.sort(x @ p["w"], 0) + (x @ p["w"]).max(0)) @ p["v"]
+    ),
+    "some rows": case(
+        lambda p, x: (
+            lax.dynamic_slice_in_dim(
+                x @ p["w"], (x[0, 0] > 0).astype(int), 2, 0
+            )
+            @ p["v"]
+        )
+    ),
+    "windows over rows": case(
+        lambda p, x: (
+            lax.reduce_window(
+                jnp.abs(x @ p["w"]), 0.0, lax.add, (2, 1), (2, 1), "VALID"
+            )
+            @ p["v"]
+        )
+    ),
+    "embedding": case(
+        lambda p, x: p["w"][(x[:, 0] > 0).astype(int)] @ p["v"] + p["c"]
+    ),
+    "one-hot embedding": case(
+        lambda p, x: (
+            jax.nn.one_hot((x[:, 0] > 0).astype(int), 4) @ p["w"] @ p["v"]
+        )
+    ),
+    "stacked and split": case(
+        lambda p, x: (
+            jnp.squeeze(jnp.split(jnp.stack([x @ p["w"], x @ p["w"]]), 2)[1], 0)
+            @ p["v"]
+        )
+    ),
+    "unstacked": case(
+        lambda p, x: sum(jnp.unstack(x @ p["w"])) @ p["v"] + jnp.ones(3)
+    ),
+    "tiled": case(
+        lambda p, x: jnp.tile(x @ p["w"], (2, 2)) @ jnp.tile(p["v"], (2, 1))
+    ),
+    "tied, transposed": case(
+        lambda p, x: jnp.tanh(jnp.tanh(x @ p["w"]) @ p["w"].T)
+    ),
+    "custom derivative of a product": case(
+        lambda p, x: jax.nn.swish(x @ p["w"]) @ p["v"] + jax.nn.relu(p["c"])
+    ),
+}
+
+
 @pytest.mark.parametrize("name", REMOVED)
 def test_what_adds_nothing_goes(name):
     fn, names = REMOVED[name]
@@ -262,6 +351,69 @@ def test_what_adds_nothing_goes(name):
         wanted = small.take(jax.grad(lambda p: fn(p, X).sum())(params))
         close = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9)
         jax.tree.map(close, found, wanted)
+
+
+@pytest.mark.parametrize(
+    ("dead", "size"),
+    [
+        ((4, 5, 6, 7), 4),  # a head
+        ((1, 5), 6),  # the same width of every head
+        ((1, 6), 8),  # of each head another one: the axis is no product then
+    ],
+)
+def test_heads_lose_whole_heads_or_the_same_of_each(dead, size):
+    def fn(params, x):
+        q, k = (h.reshape(-1, 2, 4) for h in (x @ params["q"], x @ params["k"]))
+        scores = jax.nn.softmax(jnp.einsum("bhd,chd->hbc", q, k))
+        mixed = jnp.einsum("hbc,chd->bhd", scores, (k * k))
+        return mixed.reshape(-1, 8) @ params["o"]
+
+    rng = np.random.default_rng(0)
+    params = {n: jnp.asarray(rng.standard_normal((4, 8))) for n in "qk"}
+    params["o"] = jnp.asarray(rng.standard_normal((8, 3)))
+    params = {
+        n: p.at[(slice(None), np.array(dead)) if n != "o" else dead].set(0)
+        if n != "o"
+        else p.at[np.array(dead)].set(0)
+        for n, p in params.items()
+    }
+    small = jprune.compact(fn, params, X)
+    assert small.params["q"].shape == (4, size)
+    assert relative(small.certify(X, seeds=1)) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("groups", "dead", "size"),
+    [
+        (2, (0, 1), 2),  # a group
+        (2, (0, 2), 2),  # the same place in each group
+        (2, (0, 3), 4),  # of each another one: what is left is no product
+        (4, (1, 2), 2),  # depthwise
+    ],
+)
+def test_grouped_convolutions(groups, dead, size):
+    def conv(x, w, groups=1):
+        return lax.conv_general_dilated(
+            x,
+            w,
+            (1,),
+            "SAME",
+            dimension_numbers=("NWC", "WIO", "NWC"),
+            feature_group_count=groups,
+        )
+
+    def fn(params, x):
+        h = jax.nn.relu(conv(x[None], params["in"]))
+        return conv(conv(h, params["mid"], groups), params["out"])
+
+    rng = np.random.default_rng(0)
+    shapes = {"in": (3, 4, 4), "mid": (3, 4 // groups, 4), "out": (3, 4, 2)}
+    params = {n: jnp.asarray(rng.standard_normal(s)) for n, s in shapes.items()}
+    params["in"] = params["in"].at[..., np.array(dead)].set(0)
+    params["mid"] = params["mid"].at[..., np.array(dead)].set(0)
+    small = jprune.compact(fn, params, X)
+    assert relative(small.certify(X, seeds=1)) < 1e-12
+    assert small.params["in"].shape == (3, 4, size)
 
 
 def test_dead_chains_go_whole():
@@ -428,6 +580,70 @@ def test_take_refuses_another_shape():
     small = jprune.compact(REMOVED["incoming"][0], params, X)
     with pytest.raises(ValueError, match=r"'mu/w' has shape \(2, 8\)"):
         small.take({"mu": {"w": jnp.ones((2, 8))}})
+
+
+def fine(params, x):
+    return jax.nn.relu(x @ params["w"]) @ params["v"]
+
+
+SHAPE = jax.ShapeDtypeStruct((6, 4), "float64")
+REFUSED = {
+    "no function": (
+        lambda p: jprune.trace_units(3, p, X),
+        r"`trace_units\(fn, .*`: fn must be a function, got 3",
+    ),
+    "no parameter": (
+        lambda p: jprune.trace_units(fine, p | {"name": "mlp"}, X),
+        r"the parameter 'name' must be an array.*got 'mlp'",
+    ),
+    "no argument": (
+        lambda p: jprune.compact(fine, p, X, {"mode": "train"}),
+        r"`compact\(.*`: args\[1\], 'mode', must be an array.*got 'train'",
+    ),
+    "a shape": (
+        lambda p: jprune.compact(fine, p | {"w": SHAPE}, X),
+        r"`compact\(.*`: the parameter 'w' must have values, got a shape",
+    ),
+    "traced": (
+        lambda p: jax.jit(lambda p: jprune.compact(fine, p, X).params)(p),
+        r"'b' must have values, got a traced value",
+    ),
+    "the cost of a shape": (
+        lambda p: jprune.report.cost(fine, p | {"w": SHAPE}, X),
+        r"`cost\(.*`: the parameter 'w' must have values",
+    ),
+    "floating masks": (
+        lambda p: jprune.compact(fine, p, X, masks={"w": jnp.ones((4, 8))}),
+        r"`compact\(masks=...\)`: the mask 'w' must be bool, got float64",
+    ),
+    "a shape certified": (
+        lambda p: jprune.compact(fine, p, X).certify(SHAPE),
+        r"`certify\(\*args\)`: args\[0\].* must have values, got a shape",
+    ),
+    "dense parameters": (
+        lambda p: jprune.compact(fine, kill(p), X).fn(p, X),
+        r"`fn` of `compact`: 'v' has shape \(8, 3\), the smaller 'v' \(5, 3\)",
+    ),
+    "fewer parameters": (
+        lambda p: jprune.compact(fine, p, X).fn({"w": p["w"]}, X),
+        r"takes 4 parameters, got 1",
+    ),
+    "no list": (lambda p: Plan.from_json("{}"), "no plan, got '{}'"),
+    "no text": (lambda p: Plan.from_json(3), "no plan, got 3"),  # type: ignore[arg-type]
+    "no position": (
+        lambda p: Plan.from_json(
+            '[{"path": "w", "shape": [3], "kept": [[[0, 7]]]}]'
+        ),
+        r"'w' keeps \[0, 7\] of an axis of 3",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refusals_name_the_call_the_place_and_the_value(name):
+    call, message = REFUSED[name]
+    with pytest.raises(ValueError, match=message):
+        call(perceptron())
 
 
 def test_masks_of_a_subtree():

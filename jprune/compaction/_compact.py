@@ -13,7 +13,9 @@ import numpy as np
 from jprune._trees import is_hole, leaves_with_path, path_name, rebuild
 from jprune._typing import Masks, Tree
 from jprune.compaction import _small_control as _small_control
+from jprune.compaction import _small_joins as _small_joins
 from jprune.compaction import _small_rules as _small_rules
+from jprune.compaction._checks import check_call, check_concrete, check_mask
 from jprune.compaction._dead import find_dead
 from jprune.compaction._graph import pools_of, traced
 from jprune.compaction._known import Array, Stored
@@ -56,8 +58,9 @@ class Compact:
         and what was removed is checked again.
 
         Raises:
-          ValueError: At these shapes the dense function is another program, for
-            which the proof doesn't hold.
+          ValueError: Parameters are not of the smaller shapes; or at these
+            shapes of arguments the dense function is another program, for which
+            the proof doesn't hold.
         """
         shapes = jax.tree.map(_like, self._dense)
         return jax.jit(smaller(self._fn, shapes, self.plan))
@@ -76,7 +79,14 @@ class Compact:
 
         Returns:
           A :class:`Certificate` with the largest difference.
+
+        Raises:
+          ValueError: An argument has no values.
         """
+        for i, arg in enumerate(args):
+            for path, x in leaves_with_path(arg):
+                name = f"args[{i}], {path_name(path)!r},"
+                check_concrete(f"`certify(*args)`: {name}", x)
         masked = jax.jit(self._fn)
         before = _masked(self._dense, self._masks)
         cases = [args] + [_random_like(args, seed) for seed in range(seeds)]
@@ -117,7 +127,8 @@ def compact(
       ``take`` for whatever mirrors the parameters, and ``certify``.
 
     Raises:
-      ValueError: Masks that fit no parameter.
+      ValueError: ``fn`` is no function, a parameter or argument no array, a
+        parameter has no values (under ``jit``), or masks fit no parameter.
 
     The result is the masked model up to rounding, for finite activations.
 
@@ -132,6 +143,7 @@ def compact(
     >>> print(small.certify(jnp.ones((1, 4))))
     largest error 0 of outputs up to 10, 4 inputs
     """
+    check_call("compact", fn, params, args, concrete=True)
     masks = None if masks is None else fitted(params, masks)
     trace = traced(fn, params, args)
     dead, arrays, folded = find_dead(trace, host(params, masks))
@@ -170,13 +182,7 @@ def smaller(fn: Any, shapes: Tree, plan: Plan) -> Any:
     def small_fn(params: Tree, *args: Any) -> Any:
         trace = Trace(fn, shapes, args)
         check(trace, plan)
-        arrays = [x for _, x in leaves_with_path(params) if not is_hole(x)]
-        inputs = [
-            Small(x, leaf.shape, tuple(map(tidy, plan.masks(i))))
-            for i, (x, leaf) in enumerate(
-                zip(arrays, trace.leaves, strict=True)
-            )
-        ]
+        inputs = _inputs(trace, plan, params)
         inputs += [dense(jnp.asarray(x)) for x in jax.tree.leaves(args)]
         outs = Rewrite().closed(trace.jaxpr, inputs)
         found = [v.full() for v in outs]
@@ -185,6 +191,28 @@ def smaller(fn: Any, shapes: Tree, plan: Plan) -> Any:
         return jax.tree.unflatten(jax.tree.structure(trace.output), found)
 
     return small_fn
+
+
+def _inputs(trace: Trace, plan: Plan, params: Tree) -> list[Small]:
+    """The smaller parameters, refused if they are others."""
+    call = "`fn` of `compact`"
+    arrays = [(p, x) for p, x in leaves_with_path(params) if not is_hole(x)]
+    if len(arrays) != len(trace.leaves):
+        raise ValueError(
+            f"{call} takes {len(trace.leaves)} parameters, got {len(arrays)}."
+        )
+    inputs = []
+    for i, ((path, x), leaf) in enumerate(
+        zip(arrays, trace.leaves, strict=True)
+    ):
+        small = Small(x, leaf.shape, tuple(map(tidy, plan.masks(i))))
+        if np.shape(x) != small.sizes:
+            raise ValueError(
+                f"{call}: {path_name(path)!r} has shape {np.shape(x)}, the "
+                f"smaller {leaf.path!r} {small.sizes}."
+            )
+        inputs.append(small)
+    return inputs
 
 
 def check(trace: Trace, plan: Plan) -> None:
@@ -259,6 +287,7 @@ def fitted(params: Tree, masks: Masks) -> Masks:
                 f"{call}: the mask {path_name(path)!r} fits no parameter, or "
                 "several."
             )
+        check_mask(call, path_name(path), mask)
         shape = np.shape(leaves[i][1])
         if np.shape(mask) != shape:
             mask = _broadcast(call, path_name(path), mask, shape)

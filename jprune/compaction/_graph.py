@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jprune._typing import Tree
+from jprune.compaction._checks import check_call
 from jprune.compaction._known import Array
 from jprune.compaction._trace import Leaf, Trace
 
@@ -76,6 +77,9 @@ def trace_units(fn: Any, params: Tree, *args: Any) -> Graph:
     Returns:
       A :class:`Graph`, for :func:`units`.
 
+    Raises:
+      ValueError: ``fn`` is no function, or a parameter or argument no array.
+
     Cost: nothing is computed but constants; a scan is walked layer by layer.
 
     >>> import jax, jax.numpy as jnp, jprune
@@ -87,6 +91,7 @@ def trace_units(fn: Any, params: Tree, *args: Any) -> Graph:
     frozen: v[1], 3 positions: an axis of the output
     frozen: w[0], 4 positions: axis 1 of array 0 of the arguments
     """
+    check_call("trace_units", fn, params, args, concrete=False)
     return graph_of(traced(fn, params, args))
 
 

@@ -51,10 +51,14 @@ class Plan(NamedTuple):
           ValueError: The text is no plan.
         """
         try:
-            return cls(tuple(map(_leaf_of, json.loads(text))))
+            data = json.loads(text)
+            if not isinstance(data, list):
+                raise ValueError("it is no list")
+            return cls(tuple(map(_leaf_of, data)))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                f"`Plan.from_json(text)`: no plan, got {text[:80]!r}: {error!r}."
+                "`Plan.from_json(text)`: no plan, got "
+                f"{repr(text)[:80]}: {error!r}."
             ) from None
 
     def apply(self, params: Tree) -> Tree:
@@ -137,7 +141,14 @@ def _leaf_of(data: Any) -> LeafPlan:
         None if rows is None else tuple(tuple(map(int, row)) for row in rows)
         for rows in data["kept"]
     )
-    return LeafPlan(str(data["path"]), tuple(map(int, data["shape"])), kept)
+    leaf = LeafPlan(str(data["path"]), tuple(map(int, data["shape"])), kept)
+    for n, rows in zip(leaf.shape, kept, strict=True):
+        for row in rows or ():
+            if list(row) != sorted({*row} & {*range(n)}):
+                raise ValueError(
+                    f"{leaf.path!r} keeps {list(row)} of an axis of {n}"
+                )
+    return leaf
 
 
 def _taken(path: KeyPath, x: Any, leaf: LeafPlan | None) -> Any:

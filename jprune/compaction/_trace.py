@@ -11,6 +11,7 @@ from jprune._typing import Tree
 from jprune.compaction import _contract as _contract
 from jprune.compaction import _control, _known
 from jprune.compaction import _elementwise as _elementwise
+from jprune.compaction import _joins as _joins
 from jprune.compaction import _shapes as _shapes
 from jprune.compaction._ids import Ids
 from jprune.compaction._known import Array, Known

@@ -54,7 +54,7 @@ def units(graph: Graph, round_to: int = 1, by: str = "units") -> Structure:
       A :class:`~jprune.structures.Structure`.
 
     Raises:
-      ValueError: Here if ``round_to`` is no positive integer, ``by`` is
+      ValueError: Here if ``graph`` is none, ``round_to`` is no positive integer, ``by`` is
         unknown or nothing can be removed; when used, if parameters are not
         those of the graph.
 
@@ -74,19 +74,23 @@ def units(graph: Graph, round_to: int = 1, by: str = "units") -> Structure:
     >>> jprune.find_masks(params, .5, structure=half)["b"]
     Array([False,  True, False], dtype=bool)
     """
+    if not isinstance(graph, Graph):
+        raise ValueError(
+            "`units(graph)` must be what `trace_units(fn, params, *args)` "
+            f"returned, got {type(graph).__name__}."
+        )
     if by not in ("units", *COSTS):
         raise ValueError(
             "`units(by=...)` must be 'units', 'parameters' or 'multiply_adds', "
             f"got {by!r}."
         )
     try:
-        round_to = operator.index(round_to)
+        multiple = 0 if isinstance(round_to, bool) else operator.index(round_to)
     except TypeError:
-        round_to = 0
-    if round_to < 1:
+        multiple = 0
+    if multiple < 1:
         raise ValueError(
-            "`units(round_to=...)` must be an integer >= 1, got "
-            f"{round_to or 'something else'}."
+            f"`units(round_to=...)` must be an integer >= 1, got {round_to!r}."
         )
     if not graph.pools:
         raise ValueError(
@@ -157,7 +161,7 @@ def units(graph: Graph, round_to: int = 1, by: str = "units") -> Structure:
         to_units,
         to_masks,
         where=where,
-        round_to=round_to,
+        round_to=multiple,
         cost=None if by == "units" else fraction_left(graph, by),
     )
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from jprune._typing import Masks, Tree
 from jprune.compaction import compact
+from jprune.compaction._checks import check_call
 from jprune.compaction._compact import fitted, host
 from jprune.compaction._trace import Trace
 
@@ -56,6 +57,9 @@ def cost(fn: Any, params: Tree, *args: Any, masks: Masks | None = None) -> Cost:
     Returns:
       A :class:`Cost`. Bytes are those of the parameters as they are stored.
 
+    Raises:
+      ValueError: As :func:`jprune.compact`.
+
     >>> import jax, jax.numpy as jnp, jprune
     >>> from jprune import report
     >>> def fn(params, x):
@@ -68,6 +72,7 @@ def cost(fn: Any, params: Tree, *args: Any, masks: Masks | None = None) -> Cost:
     masked              32              140            224
     compact             14              140             56
     """
+    check_call("cost", fn, params, args, concrete=True)
     masks = None if masks is None else fitted(params, masks)
     arrays = host(params, masks)
     trace = Trace(fn, params, args)
