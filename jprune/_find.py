@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
@@ -10,12 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jprune import _counts
+from jprune import _budget, _counts
+from jprune._budget import Budget
 from jprune._checks import (
     check_fixed,
     check_member,
     check_where,
     choose,
+    is_traced,
     prunable,
 )
 from jprune._ranking import count_alike, select_few
@@ -27,7 +30,7 @@ from jprune.masks import full_masks
 from jprune.selection import count_kept, select
 from jprune.structures import Structure, unstructured
 
-Counts: TypeAlias = _counts.Count | jax.Array
+Counts: TypeAlias = _counts.Count | jax.Array | Budget
 """Units that stay: in one ranking, or in the pools of each leaf in turn."""
 
 
@@ -175,6 +178,8 @@ def find(
     before = kept or (None, None)
     if method.allocation.least is not None:
         units = _reserve(method.allocation.least, units, before[0])
+    if isinstance(counts, Budget):
+        counts = _affordable(method, params, units, counts, *before)
     if method.structure.few and not isinstance(counts, _counts.Count):
         marks = select_few(units, counts, before[0])
     else:
@@ -185,6 +190,35 @@ def find(
     return method.structure.to_masks(chosen, params)
 
 
+def _affordable(
+    method: Method,
+    params: Tree,
+    units: list[jax.Array],
+    budget: Budget,
+    kept: list[jax.Array] | None,
+    marked: jax.Array | None,
+) -> _counts.Count:
+    """How many of the best units of all a budget is enough for."""
+    structure, pools = method.structure, pools_of(method, params)
+    sizes = _sizes(units)
+
+    def at(sparsity: Any) -> _counts.Count:
+        return _counts.count_of(method.allocation.counts(pools, sparsity))
+
+    def left(sparsity: Any) -> jax.Array:
+        marks = select(units, at(sparsity), kept, marked)
+        counts = count_kept(marks, joint=False)
+        return structure.cost(_multiple(counts, sizes, structure.round_to))  # type: ignore[misc]
+
+    traced = any(map(is_traced, jax.tree.leaves((units, kept))))
+    return at(_budget.units_lost(left, budget.sparsity, traced=traced))
+
+
+def _sizes(units: list[jax.Array]) -> np.ndarray:
+    """How many units every pool has, kept or not."""
+    return np.concatenate([np.full(len(x), x[0].size) for x in units])
+
+
 def _filled_up(
     units: list[jax.Array],
     marks: list[jax.Array],
@@ -192,8 +226,8 @@ def _filled_up(
     multiple: int,
 ) -> list[jax.Array]:
     """What one ranking marked, and more until all pools hold multiples."""
-    sizes = np.concatenate([np.full(len(x), x[0].size) for x in units])
-    counts = _multiple(count_kept(marks, joint=False), sizes, multiple)
+    counts = count_kept(marks, joint=False)
+    counts = _multiple(counts, _sizes(units), multiple)
     if kept is not None:  # what was pruned comes last
         units = [
             jnp.where(k, x, -jnp.inf) for x, k in zip(units, kept, strict=True)
@@ -224,12 +258,36 @@ def _reserve(
     ]
 
 
-def is_due(counts: Counts, kept: Kept) -> jax.Array:
+def is_due(method: Method, counts: Counts, kept: Kept) -> jax.Array:
     """Whether the number of kept units in any pool is not what it should be."""
+    if isinstance(counts, Budget):
+        return _is_off(method, counts, kept)
     now = _counts.count_of(kept.counts)
     if isinstance(counts, _counts.Count):
         return ~_counts.equal(_counts.total(now), counts)
     return jnp.any(kept.counts != counts)
+
+
+def _is_off(method: Method, budget: Budget, kept: Kept) -> jax.Array:
+    """The same for what is kept in one ranking by a budget."""
+    structure, sizes = method.structure, _sizes(kept.units)
+    if not kept.units:
+        return jnp.zeros((), bool)
+
+    def rounded(counts: Any) -> jax.Array:
+        return _multiple(counts, sizes, structure.round_to)
+
+    least = np.zeros_like(sizes)
+    if method.allocation.least is not None:
+        least = method.allocation.least(sizes)
+    return _budget.is_off(
+        structure.cost,  # type: ignore[arg-type]
+        count_kept(kept.units, joint=False),
+        sizes,
+        rounded(least),
+        rounded,
+        budget.sparsity,
+    )
 
 
 def check_method(method: Method, params: Tree) -> None:
@@ -286,6 +344,24 @@ def counts_of(
 
     Of each count the fraction ``dropped`` is taken off.
     """
+    cost, pools = method.structure.cost, pools_of(method, params)
+    if cost is None or not len(pools.sizes):
+        return _unit_counts(method, pools, sparsity, dropped)
+    if method.allocation.joint:
+        return Budget(sparsity)
+
+    def left(sparsity: Any) -> jax.Array:
+        return cost(_unit_counts(method, pools, sparsity))  # type: ignore[arg-type]
+
+    # Counts need no scores: unless the sparsity is traced they are constants.
+    traced = is_traced(sparsity)
+    with nullcontext() if traced else jax.ensure_compile_time_eval():
+        sparsity = _budget.units_lost(left, sparsity, traced=traced)
+    return _unit_counts(method, pools, sparsity, dropped)
+
+
+def pools_of(method: Method, params: Tree) -> Pools:
+    """The pools of units of some parameters."""
 
     def units_of(params: Tree) -> Tree:
         return method.structure.to_units(jax.tree.map(wide, params))
@@ -296,12 +372,18 @@ def counts_of(
     shapes = [
         (x.shape[:n], x.shape[n:]) for x, n in zip(units, ends, strict=True)
     ]
-    pools = Pools(
+    return Pools(
         numbers=np.array([math.prod(x) for x, _ in shapes], np.int64),
         sizes=np.array([math.prod(x) for _, x in shapes], np.int64),
         shapes=[_layer(method, x) for x in jax.tree.leaves(params)],
         kept=method.structure.kept,
     )
+
+
+def _unit_counts(
+    method: Method, pools: Pools, sparsity: Any, dropped: Any = 0.0
+) -> _counts.Count | jax.Array:
+    """The same where the sparsity is one of units."""
     counts = method.allocation.counts(pools, sparsity)
     if isinstance(dropped, jax.Array) or dropped:
         counts = jax.tree.map(
@@ -311,9 +393,10 @@ def counts_of(
         )
     if method.allocation.joint:
         return _counts.count_of(counts)
+    few = method.structure.few
     each = [
-        jnp.broadcast_to(_int32(count), () if few else x.shape[:1])
-        for x, count in zip(units, counts, strict=True)
+        jnp.broadcast_to(_int32(count), () if few else (number,))
+        for number, count in zip(pools.numbers.tolist(), counts, strict=True)
     ]
     found = jnp.concatenate(
         [jnp.zeros(0, np.int32), *map(jnp.atleast_1d, each)]

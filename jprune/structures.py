@@ -61,9 +61,11 @@ class Structure(NamedTuple):
     kept: Callable[[Any, np.ndarray], Any] | None = None
     few: bool = False
     where: Where = None  # the leaves it needs, whatever the caller selects
-    round_to: int = (
-        0  # pools keep a positive multiple of it, or all; 0: any number
-    )
+    # Pools keep a positive multiple of it, or all; 0: any number.
+    round_to: int = 0
+    # Where a sparsity is one of costs (``round_to`` is then at least 1): kept
+    # units of every pool, int32 -> the fraction of the cost that is left.
+    cost: Callable[[jax.Array], jax.Array] | None = None
 
 
 _Read = Callable[[Any, tuple[int, ...]], Layout]

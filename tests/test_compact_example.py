@@ -33,3 +33,10 @@ def test_benchmark() -> None:
     out = run("benchmarks/compaction.py", "--batches", "1", "--rounds=1")
     ideals = [line.split("|")[5].strip() for line in out.splitlines()[4:]]
     assert ideals == ["1.00", "1.55", "2.78", "6.93", "19.93"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory() -> None:
+    out = run("benchmarks/compaction_memory.py", "--width=512", "--layers=3")
+    assert "932,362 parameters, 335,114 are left" in out

@@ -1,5 +1,8 @@
 """Dead units removed: the same function, proved and measured in float64."""
 
+import tracemalloc
+
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +17,7 @@ from jax import lax
 
 import jprune
 from jprune.compaction import Plan, _rewrite
+from jprune.models import MLP
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -104,7 +108,39 @@ FROZEN = {
     "argmax": case(lambda p, x: (x @ p["w"]).argmax(-1)),
     "sort": case(lambda p, x: jnp.sort(x @ p["w"]) @ p["v"]),
     "top_k": case(lambda p, x: lax.top_k(x @ p["w"], 3)[0]),
+    "argmin": case(lambda p, x: jnp.abs(x @ p["w"]).argmin(-1)),
+    "any": case(lambda p, x: (x @ p["w"] == 0).any(-1)),
     "cumsum": case(lambda p, x: jnp.cumsum(x @ p["w"], 1) @ p["v"]),
+    "cumprod": case(lambda p, x: lax.cumprod(1 + x @ p["w"], 1) @ p["v"]),
+    "cummax": case(lambda p, x: lax.cummax(x @ p["w"], 1) @ p["v"]),
+    "cummin": case(lambda p, x: lax.cummin(x @ p["w"], 1) @ p["v"]),
+    "cumlogsumexp": case(
+        lambda p, x: lax.cumlogsumexp(x @ p["w"], axis=1) @ p["v"]
+    ),
+    "window": case(
+        lambda p, x: lax.reduce_window(
+            x @ p["w"], -jnp.inf, lax.max, (1, 2), (1, 2), "VALID"
+        ).sum(-1)
+    ),
+    "looked up": case(lambda p, x: p["w"].T[6 + (x[:, 0] > 0).astype(int)]),
+    "dynamic slice": case(
+        lambda p, x: lax.dynamic_slice_in_dim(
+            x @ p["w"], (x[0, 0] > 9).astype(int), 4, 1
+        ).sum(-1)
+    ),
+    "dynamic update": case(
+        lambda p, x: lax.dynamic_update_slice_in_dim(
+            x @ p["w"], x[:, :2], (x[0, 0] > 9).astype(int), 1
+        ).sum(-1)
+    ),
+    "scan": case(
+        lambda p, x: (
+            lax.scan(
+                lambda h, _: (jnp.roll(h, 1, -1), None), x @ p["w"], None, 3
+            )[0]
+            @ p["v"]
+        )
+    ),
     "act(0) is summed": case(lambda p, x: jnp.cos(x @ p["w"]).sum(-1)),
     "act(0), no bias": case(lambda p, x: jnp.cos(x @ p["w"]) @ p["v"]),
     "act(0), bias used twice": case(
@@ -244,6 +280,63 @@ REMOVED = {
 }
 
 
+REMOVED |= {
+    "cumulative over rows": case(
+        lambda p, x: (
+            (lambda h: jnp.cumsum(h, 0) + jnp.cumprod(h, 0) + lax.cummax(h, 0))(
+                x @ p["w"]
+            )
+            @ p["v"]
+        )
+    ),
+    "sorted rows": case(
+        lambda p, x: (jnp.sort(x @ p["w"], 0) + (x @ p["w"]).max(0)) @ p["v"]
+    ),
+    "some rows": case(
+        lambda p, x: (
+            lax.dynamic_slice_in_dim(
+                x @ p["w"], (x[0, 0] > 0).astype(int), 2, 0
+            )
+            @ p["v"]
+        )
+    ),
+    "windows over rows": case(
+        lambda p, x: (
+            lax.reduce_window(
+                jnp.abs(x @ p["w"]), 0.0, lax.add, (2, 1), (2, 1), "VALID"
+            )
+            @ p["v"]
+        )
+    ),
+    "embedding": case(
+        lambda p, x: p["w"][(x[:, 0] > 0).astype(int)] @ p["v"] + p["c"]
+    ),
+    "one-hot embedding": case(
+        lambda p, x: (
+            jax.nn.one_hot((x[:, 0] > 0).astype(int), 4) @ p["w"] @ p["v"]
+        )
+    ),
+    "stacked and split": case(
+        lambda p, x: (
+            jnp.squeeze(jnp.split(jnp.stack([x @ p["w"], x @ p["w"]]), 2)[1], 0)
+            @ p["v"]
+        )
+    ),
+    "unstacked": case(
+        lambda p, x: sum(jnp.unstack(x @ p["w"])) @ p["v"] + jnp.ones(3)
+    ),
+    "tiled": case(
+        lambda p, x: jnp.tile(x @ p["w"], (2, 2)) @ jnp.tile(p["v"], (2, 1))
+    ),
+    "tied, transposed": case(
+        lambda p, x: jnp.tanh(jnp.tanh(x @ p["w"]) @ p["w"].T)
+    ),
+    "custom derivative of a product": case(
+        lambda p, x: jax.nn.swish(x @ p["w"]) @ p["v"] + jax.nn.relu(p["c"])
+    ),
+}
+
+
 @pytest.mark.parametrize("name", REMOVED)
 def test_what_adds_nothing_goes(name):
     fn, names = REMOVED[name]
@@ -258,6 +351,69 @@ def test_what_adds_nothing_goes(name):
         wanted = small.take(jax.grad(lambda p: fn(p, X).sum())(params))
         close = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9)
         jax.tree.map(close, found, wanted)
+
+
+@pytest.mark.parametrize(
+    ("dead", "size"),
+    [
+        ((4, 5, 6, 7), 4),  # a head
+        ((1, 5), 6),  # the same width of every head
+        ((1, 6), 8),  # of each head another one: the axis is no product then
+    ],
+)
+def test_heads_lose_whole_heads_or_the_same_of_each(dead, size):
+    def fn(params, x):
+        q, k = (h.reshape(-1, 2, 4) for h in (x @ params["q"], x @ params["k"]))
+        scores = jax.nn.softmax(jnp.einsum("bhd,chd->hbc", q, k))
+        mixed = jnp.einsum("hbc,chd->bhd", scores, (k * k))
+        return mixed.reshape(-1, 8) @ params["o"]
+
+    rng = np.random.default_rng(0)
+    params = {n: jnp.asarray(rng.standard_normal((4, 8))) for n in "qk"}
+    params["o"] = jnp.asarray(rng.standard_normal((8, 3)))
+    params = {
+        n: p.at[(slice(None), np.array(dead)) if n != "o" else dead].set(0)
+        if n != "o"
+        else p.at[np.array(dead)].set(0)
+        for n, p in params.items()
+    }
+    small = jprune.compact(fn, params, X)
+    assert small.params["q"].shape == (4, size)
+    assert relative(small.certify(X, seeds=1)) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("groups", "dead", "size"),
+    [
+        (2, (0, 1), 2),  # a group
+        (2, (0, 2), 2),  # the same place in each group
+        (2, (0, 3), 4),  # of each another one: what is left is no product
+        (4, (1, 2), 2),  # depthwise
+    ],
+)
+def test_grouped_convolutions(groups, dead, size):
+    def conv(x, w, groups=1):
+        return lax.conv_general_dilated(
+            x,
+            w,
+            (1,),
+            "SAME",
+            dimension_numbers=("NWC", "WIO", "NWC"),
+            feature_group_count=groups,
+        )
+
+    def fn(params, x):
+        h = jax.nn.relu(conv(x[None], params["in"]))
+        return conv(conv(h, params["mid"], groups), params["out"])
+
+    rng = np.random.default_rng(0)
+    shapes = {"in": (3, 4, 4), "mid": (3, 4 // groups, 4), "out": (3, 4, 2)}
+    params = {n: jnp.asarray(rng.standard_normal(s)) for n, s in shapes.items()}
+    params["in"] = params["in"].at[..., np.array(dead)].set(0)
+    params["mid"] = params["mid"].at[..., np.array(dead)].set(0)
+    small = jprune.compact(fn, params, X)
+    assert relative(small.certify(X, seeds=1)) < 1e-12
+    assert small.params["in"].shape == (3, 4, size)
 
 
 def test_dead_chains_go_whole():
@@ -426,6 +582,70 @@ def test_take_refuses_another_shape():
         small.take({"mu": {"w": jnp.ones((2, 8))}})
 
 
+def fine(params, x):
+    return jax.nn.relu(x @ params["w"]) @ params["v"]
+
+
+SHAPE = jax.ShapeDtypeStruct((6, 4), "float64")
+REFUSED = {
+    "no function": (
+        lambda p: jprune.trace_units(3, p, X),
+        r"`trace_units\(fn, .*`: fn must be a function, got 3",
+    ),
+    "no parameter": (
+        lambda p: jprune.trace_units(fine, p | {"name": "mlp"}, X),
+        r"the parameter 'name' must be an array.*got 'mlp'",
+    ),
+    "no argument": (
+        lambda p: jprune.compact(fine, p, X, {"mode": "train"}),
+        r"`compact\(.*`: args\[1\], 'mode', must be an array.*got 'train'",
+    ),
+    "a shape": (
+        lambda p: jprune.compact(fine, p | {"w": SHAPE}, X),
+        r"`compact\(.*`: the parameter 'w' must have values, got a shape",
+    ),
+    "traced": (
+        lambda p: jax.jit(lambda p: jprune.compact(fine, p, X).params)(p),
+        r"'b' must have values, got a traced value",
+    ),
+    "the cost of a shape": (
+        lambda p: jprune.report.cost(fine, p | {"w": SHAPE}, X),
+        r"`cost\(.*`: the parameter 'w' must have values",
+    ),
+    "floating masks": (
+        lambda p: jprune.compact(fine, p, X, masks={"w": jnp.ones((4, 8))}),
+        r"`compact\(masks=...\)`: the mask 'w' must be bool, got float64",
+    ),
+    "a shape certified": (
+        lambda p: jprune.compact(fine, p, X).certify(SHAPE),
+        r"`certify\(\*args\)`: args\[0\].* must have values, got a shape",
+    ),
+    "dense parameters": (
+        lambda p: jprune.compact(fine, kill(p), X).fn(p, X),
+        r"`fn` of `compact`: 'v' has shape \(8, 3\), the smaller 'v' \(5, 3\)",
+    ),
+    "fewer parameters": (
+        lambda p: jprune.compact(fine, p, X).fn({"w": p["w"]}, X),
+        r"takes 4 parameters, got 1",
+    ),
+    "no list": (lambda p: Plan.from_json("{}"), "no plan, got '{}'"),
+    "no text": (lambda p: Plan.from_json(3), "no plan, got 3"),  # type: ignore[arg-type]
+    "no position": (
+        lambda p: Plan.from_json(
+            '[{"path": "w", "shape": [3], "kept": [[[0, 7]]]}]'
+        ),
+        r"'w' keeps \[0, 7\] of an axis of 3",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refusals_name_the_call_the_place_and_the_value(name):
+    call, message = REFUSED[name]
+    with pytest.raises(ValueError, match=message):
+        call(perceptron())
+
+
 def test_masks_of_a_subtree():
     model = nn.Sequential([nn.Dense(8), nn.relu, nn.Dense(3)])
     variables = model.init(jax.random.key(0), X)
@@ -441,9 +661,51 @@ def test_masks_of_a_subtree():
         jprune.compact(model.apply, variables, X, masks=masks)
 
 
-def test_flax_modules_are_rebuilt():
-    from jprune.models import MLP
+def test_no_copy_of_the_whole_model_is_made():
+    def fn(params, x):
+        for w in params:
+            x = jax.nn.relu(x @ w)
+        return x
 
+    params = [jnp.ones((512, 512), jnp.float32) for _ in range(8)]
+    half = np.arange(512) % 2 == 0
+    masks = [np.tile(half, (512, 1)) for _ in params[1:]] + [None]
+    tracemalloc.start()
+    small = jprune.compact(fn, params, np.ones((1, 512)), masks=masks)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    result = sum(w.nbytes for w in small.params)
+    whole = sum(w.nbytes for w in params)
+    # Besides: what a trace itself needs.
+    assert peak < result + 2 * params[0].nbytes + 2**20 < whole
+
+
+def test_masked_weights_that_stay_are_zero():
+    def fn(params, x):
+        return jax.nn.relu(x @ params["w"]) @ params["v"]
+
+    params = kill(perceptron()) | {"w": jnp.full((4, 8), jnp.nan)}
+    mask = np.ones((4, 8), bool)
+    mask[:, DEAD] = False
+    mask[0] = False
+    small = jprune.compact(fn, params, X, masks={"w": mask})
+    assert small.params["w"].shape == (4, 5)
+    assert (small.params["w"][0] == 0).all()
+    assert jnp.isnan(small.params["w"][1:]).all()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_parameters_that_are_converted(dtype):
+    def fn(params, x):
+        w, b, v, c = (params[k].astype(dtype) for k in "wbvc")
+        return jnp.cos(x.astype(dtype) @ w + b) @ v + c
+
+    small = jprune.compact(fn, kill(perceptron(), "w"), X)
+    assert small.params["w"].shape == (4, 5)
+    assert relative(small.certify(X)) < 32 * float(jnp.finfo(dtype).eps)
+
+
+def test_flax_modules_are_rebuilt():
     model = MLP((10, 12, 3))
     variables = model.init(jax.random.key(0), X)
     graph = jprune.trace_units(model.apply, variables, X)
@@ -458,6 +720,31 @@ def test_flax_modules_are_rebuilt():
         small.fn(small.params, X),
         rtol=1e-6,
     )
+
+
+def test_the_program_is_that_of_the_smaller_module():
+    model = MLP((10, 12, 3))
+    variables = model.init(jax.random.key(0), X)
+    graph = jprune.trace_units(model.apply, variables, X)
+    masks = jprune.find_masks(variables, 0.5, structure=jprune.units(graph))
+    small = jprune.compact(model.apply, variables, X, masks=masks)
+    rebuilt = MLP.from_params(small.params).apply
+    found, wanted = (
+        list(steps(jax.make_jaxpr(f)(small.params, X).jaxpr))
+        for f in (small.fn, rebuilt)
+    )
+    assert found == wanted
+    assert not any(x.committed for x in jax.tree.leaves(small.params))
+
+
+def steps(jaxpr):
+    """Primitives and the shapes that they make, calls opened."""
+    for eqn in jaxpr.eqns:
+        inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
+        if inner is not None:
+            yield from steps(inner.jaxpr)
+        else:
+            yield eqn.primitive.name, [v.aval for v in eqn.outvars]
 
 
 def test_nnx():
@@ -478,6 +765,38 @@ def test_nnx():
     small = jprune.compact(fn, state, X, masks=masks)
     assert small.params["layers"][0]["kernel"].shape == (4, 4)
     assert relative(small.certify(X)) < 1e-6  # float32 parameters
+
+
+def test_equinox():
+    model = eqx.nn.MLP(4, 3, 8, 2, activation=jnp.cos, key=jax.random.key(0))
+    params, static = eqx.partition(model, eqx.is_inexact_array)
+
+    def fn(params, x):
+        return jax.vmap(eqx.combine(params, static))(x)
+
+    graph = jprune.trace_units(fn, params, X)
+    axes = [dict(pool.axes) for pool in graph.pools]
+    assert axes[0].keys() == {
+        *("layers/0/weight", "layers/0/bias", "layers/1/weight")
+    }
+    pruner = jprune.prune(0.5, structure=jprune.units(graph))
+    tx = optax.chain(optax.adam(1e-3), pruner)
+    state = tx.init(params)
+    grads = jax.grad(lambda p: fn(p, X).sum())(params)
+    updates, state = tx.update(grads, state, params)
+    params = optax.apply_updates(params, updates)
+    masks = jprune.get_masks(state)
+    small = jprune.compact(fn, params, X, masks=masks)
+    less = eqx.combine(small.params, static)
+    assert [layer.weight.shape for layer in less.layers] == [
+        *((4, 4), (4, 4), (3, 4))
+    ]
+    assert relative(small.certify(X)) < 1e-6  # float32 parameters
+    np.testing.assert_allclose(
+        jax.vmap(less)(X), small.fn(small.params, X), rtol=1e-5
+    )
+    moments = small.take(state[0])[0].mu
+    assert moments.layers[0].weight.shape == (4, 4)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])

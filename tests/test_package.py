@@ -34,7 +34,7 @@ LAYERS = [
     ("_search",),
     ("selection", "_straight_through"),
     ("criteria", "structures", "allocations", "projections"),
-    ("_find",),
+    ("_budget", "_find"),
     ("transforms",),
     ("compaction",),
     ("report",),

@@ -140,7 +140,11 @@ def test_gradual_pruning_of_units(graph, params):
 def test_refusals(graph, params):
     with pytest.raises(ValueError, match=r"`units\(round_to=...\)` must be"):
         jprune.units(graph, round_to=0)
-    with pytest.raises(ValueError, match="must be an integer"):
+    with pytest.raises(
+        ValueError, match=r"must be what `trace_units.*got dict"
+    ):
+        jprune.units(params)
+    with pytest.raises(ValueError, match=r"must be an integer >= 1, got 1.5"):
         jprune.units(graph, round_to=1.5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"'b' has shape \(3,\)"):
         jprune.find_masks(

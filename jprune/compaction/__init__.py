@@ -6,6 +6,7 @@ from jprune.compaction._compact import compact as compact
 from jprune.compaction._graph import Frozen as Frozen
 from jprune.compaction._graph import Graph as Graph
 from jprune.compaction._graph import Pool as Pool
+from jprune.compaction._graph import Product as Product
 from jprune.compaction._graph import trace_units as trace_units
 from jprune.compaction._plan import LeafPlan as LeafPlan
 from jprune.compaction._plan import Plan as Plan
@@ -19,6 +20,7 @@ __all__ = [
     "LeafPlan",
     "Plan",
     "Pool",
+    "Product",
     "compact",
     "trace_units",
     "units",

@@ -13,10 +13,12 @@ import numpy as np
 from jprune._trees import is_hole, leaves_with_path, path_name, rebuild
 from jprune._typing import Masks, Tree
 from jprune.compaction import _small_control as _small_control
+from jprune.compaction import _small_joins as _small_joins
 from jprune.compaction import _small_rules as _small_rules
+from jprune.compaction._checks import check_call, check_concrete, check_mask
 from jprune.compaction._dead import find_dead
 from jprune.compaction._graph import pools_of, traced
-from jprune.compaction._known import Array
+from jprune.compaction._known import Array, Stored
 from jprune.compaction._paths import ends, names_of
 from jprune.compaction._plan import LeafPlan, Plan, cut, kept_of
 from jprune.compaction._rewrite import Rewrite, Small, Unsupported, dense, tidy
@@ -56,8 +58,9 @@ class Compact:
         and what was removed is checked again.
 
         Raises:
-          ValueError: At these shapes the dense function is another program, for
-            which the proof doesn't hold.
+          ValueError: Parameters are not of the smaller shapes; or at these
+            shapes of arguments the dense function is another program, for which
+            the proof doesn't hold.
         """
         shapes = jax.tree.map(_like, self._dense)
         return jax.jit(smaller(self._fn, shapes, self.plan))
@@ -76,7 +79,14 @@ class Compact:
 
         Returns:
           A :class:`Certificate` with the largest difference.
+
+        Raises:
+          ValueError: An argument has no values.
         """
+        for i, arg in enumerate(args):
+            for path, x in leaves_with_path(arg):
+                name = f"args[{i}], {path_name(path)!r},"
+                check_concrete(f"`certify(*args)`: {name}", x)
         masked = jax.jit(self._fn)
         before = _masked(self._dense, self._masks)
         cases = [args] + [_random_like(args, seed) for seed in range(seeds)]
@@ -117,7 +127,8 @@ def compact(
       ``take`` for whatever mirrors the parameters, and ``certify``.
 
     Raises:
-      ValueError: Masks that fit no parameter.
+      ValueError: ``fn`` is no function, a parameter or argument no array, a
+        parameter has no values (under ``jit``), or masks fit no parameter.
 
     The result is the masked model up to rounding, for finite activations.
 
@@ -132,6 +143,7 @@ def compact(
     >>> print(small.certify(jnp.ones((1, 4))))
     largest error 0 of outputs up to 10, 4 inputs
     """
+    check_call("compact", fn, params, args, concrete=True)
     masks = None if masks is None else fitted(params, masks)
     trace = traced(fn, params, args)
     dead, arrays, folded = find_dead(trace, host(params, masks))
@@ -143,9 +155,7 @@ def compact(
                 for i, leaf in enumerate(trace.leaves)
             )
         )
-        less = plan.apply(params)
-        if masks is not None:
-            less = apply_masks(less, plan.take(masks))
+        less = plan._applied(params, masks)
         less = _replaced(less, plan, {i: arrays[i] for i in changed})
         small = Compact(less, plan, fn, params, masks)
         jax.eval_shape(small.fn, less, *args)
@@ -172,13 +182,7 @@ def smaller(fn: Any, shapes: Tree, plan: Plan) -> Any:
     def small_fn(params: Tree, *args: Any) -> Any:
         trace = Trace(fn, shapes, args)
         check(trace, plan)
-        arrays = [x for _, x in leaves_with_path(params) if not is_hole(x)]
-        inputs = [
-            Small(x, leaf.shape, tuple(map(tidy, plan.masks(i))))
-            for i, (x, leaf) in enumerate(
-                zip(arrays, trace.leaves, strict=True)
-            )
-        ]
+        inputs = _inputs(trace, plan, params)
         inputs += [dense(jnp.asarray(x)) for x in jax.tree.leaves(args)]
         outs = Rewrite().closed(trace.jaxpr, inputs)
         found = [v.full() for v in outs]
@@ -187,6 +191,28 @@ def smaller(fn: Any, shapes: Tree, plan: Plan) -> Any:
         return jax.tree.unflatten(jax.tree.structure(trace.output), found)
 
     return small_fn
+
+
+def _inputs(trace: Trace, plan: Plan, params: Tree) -> list[Small]:
+    """The smaller parameters, refused if they are others."""
+    call = "`fn` of `compact`"
+    arrays = [(p, x) for p, x in leaves_with_path(params) if not is_hole(x)]
+    if len(arrays) != len(trace.leaves):
+        raise ValueError(
+            f"{call} takes {len(trace.leaves)} parameters, got {len(arrays)}."
+        )
+    inputs = []
+    for i, ((path, x), leaf) in enumerate(
+        zip(arrays, trace.leaves, strict=True)
+    ):
+        small = Small(x, leaf.shape, tuple(map(tidy, plan.masks(i))))
+        if np.shape(x) != small.sizes:
+            raise ValueError(
+                f"{call}: {path_name(path)!r} has shape {np.shape(x)}, the "
+                f"smaller {leaf.path!r} {small.sizes}."
+            )
+        inputs.append(small)
+    return inputs
 
 
 def check(trace: Trace, plan: Plan) -> None:
@@ -229,8 +255,8 @@ def _pairs(trace: Trace, gone: list[list[Array | None]]) -> Any:
             yield units, here
 
 
-def host(params: Tree, masks: Masks | None) -> list[Array]:
-    """The masked parameters as NumPy arrays; keys and the like as zeros."""
+def host(params: Tree, masks: Masks | None) -> list[Stored]:
+    """The masked parameters on the host; keys and the like as zeros."""
     found = []
     mask_of = {} if masks is None else dict(leaves_with_path(masks))
     for path, x in leaves_with_path(params):
@@ -241,9 +267,8 @@ def host(params: Tree, masks: Masks | None) -> list[Array]:
         except TypeError:
             x = np.zeros(np.shape(x), np.uint8)
         mask = mask_of.get(path)
-        if mask is not None and not is_hole(mask):
-            x = np.where(np.asarray(mask), x, np.zeros_like(x))
-        found.append(x)
+        kept = [] if mask is None or is_hole(mask) else [np.asarray(mask)]
+        found.append(Stored(x, kept, x.dtype))
     return found
 
 
@@ -262,6 +287,7 @@ def fitted(params: Tree, masks: Masks) -> Masks:
                 f"{call}: the mask {path_name(path)!r} fits no parameter, or "
                 "several."
             )
+        check_mask(call, path_name(path), mask)
         shape = np.shape(leaves[i][1])
         if np.shape(mask) != shape:
             mask = _broadcast(call, path_name(path), mask, shape)
@@ -271,7 +297,7 @@ def fitted(params: Tree, masks: Masks) -> Masks:
 
 def _broadcast(call: str, name: str, mask: Any, shape: Any) -> Any:
     try:
-        return jnp.broadcast_to(mask, shape)
+        return np.broadcast_to(np.asarray(mask), shape)  # no copy
     except ValueError:
         raise ValueError(
             f"{call}: the mask of {name!r} has shape {np.shape(mask)}, which "
@@ -283,14 +309,14 @@ def _masked(params: Tree, masks: Masks | None) -> Tree:
     return params if masks is None else apply_masks(params, masks)
 
 
-def _replaced(params: Tree, plan: Plan, biases: dict[int, Array]) -> Tree:
+def _replaced(params: Tree, plan: Plan, biases: dict[int, Stored]) -> Tree:
     """With the biases into which constants were folded."""
     found, i = [], 0
     for _, x in leaves_with_path(params):
         if not is_hole(x):
             if i in biases:
                 kept = plan.leaves[i].kept
-                x = jnp.asarray(cut(biases[i], kept), np.asarray(x).dtype)
+                x = jnp.asarray(cut(biases[i].value, kept), np.asarray(x).dtype)
             i += 1
         found.append(x)
     return rebuild(params, found)

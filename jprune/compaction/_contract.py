@@ -7,7 +7,7 @@ import numpy as np
 from jprune.compaction import _known
 from jprune.compaction._ids import merge
 from jprune.compaction._known import Array, Known, nothing
-from jprune.compaction._walk import Value, Walk, rule, unknown
+from jprune.compaction._walk import Multiplication, Value, Walk, rule, unknown
 
 
 @rule("reduce_sum")
@@ -71,23 +71,26 @@ def dot_general(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
     left = a.known.spread([*over_a], a.shape)
     right = b.known.spread([*over_b], b.shape)
     for i, j in zip(batch_a, batch_b, strict=True):
-        if left.flags.shape[i] != right.flags.shape[j]:
+        if left.shape[i] != right.shape[j]:
             left = left.spread([i], a.shape)
             right = right.spread([j], b.shape)
-    sizes = [left.flags.shape[i] for i in (*batch_a, *free_a)]
-    sizes += [right.flags.shape[j] for j in free_b]
+    sizes = [left.shape[i] for i in (*batch_a, *free_a)]
+    sizes += [right.shape[j] for j in free_b]
     left = _matrix(left, batch_a, free_a, over_a)
     right = _matrix(right, batch_b, over_b, free_b)
-    known = _known.matmul(left, right, ~right.zero, aval.dtype)
+    some_left, some_right = ~left.zero, ~right.zero
+    known = _known.matmul(left, right, some_right, aval.dtype)
     all_of = int(np.prod([a.shape[i] for i in over_a], dtype=np.int64))
     all_of *= int(np.prod(aval.shape, dtype=np.int64))
-    counted = (~left.zero).sum(1) * (~right.zero).sum(2)
-    seen = left.flags.shape[1] * right.flags.size
+    counted = some_left.sum(1) * some_right.sum(2)
+    seen = left.shape[1] * some_right.size
     times = all_of // seen if seen else 0  # entries that stand for several
-    walk.products += all_of, int(counted.sum()) * times
+    nonzero = int(counted.sum()) * times
+    walk.products.append(Multiplication(all_of, nonzero, (*ids, *over)))
 
     def terms(gone: Array) -> Array:
-        found = left.value[..., gone] @ right.value[:, gone]
+        columns = left.map(lambda x: x[..., gone]).value
+        found = columns @ right.map(lambda x: x[:, gone]).value
         return found.reshape(sizes)
 
     site = None
@@ -99,7 +102,7 @@ def dot_general(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
                     for i, x in zip(over_a, over, strict=True)
                 ]
             ),
-            ((~left.zero).any(1) & (~right.zero).any(2)).any(0),
+            (some_left.any(1) & some_right.any(2)).any(0),
             "dot_general",
             fixed=left.flags.all((0, 1)) & right.flags.all((0, 2)),
             terms=terms,
@@ -117,7 +120,7 @@ def _matrix(known: Known, *parts: tuple[int, ...]) -> Known:
     """Three groups of axes as the axes of stacked matrices."""
     order = [axis for part in parts for axis in part]
     sizes = [
-        int(np.prod([known.flags.shape[axis] for axis in part], dtype=int))
+        int(np.prod([known.shape[axis] for axis in part], dtype=int))
         for part in parts
     ]
     return known.map(lambda x: x.transpose(order).reshape(sizes))
@@ -146,6 +149,7 @@ def conv(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
         split = walk.ids.split(made, (groups, features // groups), why)
         walk.join(why, outer, split[0])
     inner = walk.join(why, inner, kernel.ids[rhs[1]])
+    axes = (made, inner)
     if groups > 1 and each == 1:
         inner = None  # depthwise: nothing is summed
 
@@ -164,14 +168,16 @@ def conv(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
             .transpose(0, 2, 1, 3)
         )
     )
-    nonzero = (~weights.zero).any(0)  # [groups, each, features of one]
+    some = ~weights.zero
+    nonzero = some.any(0)  # [groups, each, features of one]
     window = Known(weights.flags.all(0), weights.value.sum(0))
     known = _known.matmul(line, window, nonzero, aval.dtype)
     sizes = [1] * len(aval.shape)
     sizes[out[1]] = features
     times = int(np.prod(aval.shape, dtype=np.int64)) // max(features, 1)
-    counted = (~weights.zero).sum((0, 3)) * ~line.zero[:, 0]
-    walk.products += times * weights.zero.size, times * int(counted.sum())
+    counted = some.sum((0, 3)) * ~line.zero[:, 0]
+    whole, left = times * some.size, times * int(counted.sum())
+    walk.products.append(Multiplication(whole, left, axes))
 
     def terms(gone: Array) -> Array:
         found = line.value[..., gone] @ window.value[:, gone]
@@ -191,6 +197,6 @@ def conv(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
 def _channels(known: Known, others: tuple[int, ...], padded: bool) -> Known:
     """What is constant along a channel, ``[channels]``."""
     zero = known.zero.all(axis=others)
-    if padded or any(known.flags.shape[k] != 1 for k in others):
-        return _known.zeros(zero, known.value.dtype)
+    if padded or any(known.shape[k] != 1 for k in others):
+        return _known.zeros(zero, known.dtype)
     return known.map(lambda a: a.squeeze(others))

@@ -32,12 +32,12 @@ def cond(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
     walk.consume(ins)
     walk.freeze("cond: the index", *ins[0].ids)
     plain = [_plain(value) for value in ins[1:]]
-    runs, most, before = [], np.zeros(2, np.int64), walk.products.copy()
+    runs, products, start = [], [], len(walk.products)
     for branch in eqn.params["branches"]:
         runs.append(walk.closed(branch, plain))
-        most = np.maximum(most, walk.products - before)
-        walk.products[:] = before
-    walk.products += most
+        products.append(walk.products[start:])
+        del walk.products[start:]
+    walk.most(products)
     outs = []
     for several in zip(*runs, strict=True):
         walk.consume(list(several))
@@ -90,7 +90,7 @@ def scan(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
     layers = range(length)
     for layer in reversed(layers) if p["reverse"] else layers:
         entries = [_layer(x, layer, alike) for x in stacks]
-        start = walk.products.copy()
+        start = len(walk.products)
         outs = walk.closed(body, fixed + carry + entries)
         walk.consume(outs)
         kept.append(outs[p["num_carry"] :])
@@ -102,10 +102,11 @@ def scan(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
             now = list(map(_meet, before, now))
         carry = [replace(v, known=k) for v, k in zip(carry, now, strict=True)]
         if alike and all(map(_equal, before, now)):
-            walk.products += (walk.products - start) * (length - 1)
+            for product in walk.products[start:]:
+                product.times *= length
             break
         if alike:
-            walk.products[:] = start
+            del walk.products[start:]
     outs = list(carry)
     for several in zip(*kept, strict=True):
         ids = [
@@ -113,7 +114,7 @@ def scan(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
             for axis in zip(*(v.ids for v in several), strict=True)
         ]
         shape = (length, *several[0].shape)
-        known = nothing(len(shape), several[0].known.value.dtype)
+        known = nothing(len(shape), several[0].known.dtype)
         outs.append(Value(shape, (None, *ids), known))
     if not kept:  # no layers
         outs += [
@@ -129,15 +130,15 @@ def _empty(var: Any) -> Known:
 
 def _differs(x: Value) -> bool:
     """Whether what is in a stack is more than one layer repeated."""
-    return x.known.flags.shape[0] > 1 or any(
+    return x.known.shape[0] > 1 or any(
         ids is not None and ids.ndim == 3 for ids in x.ids
     )
 
 
 def _layer(x: Value, layer: int, alike: bool) -> Value:
     """One entry of a stack; where all are walked as one, what they share."""
-    known, at = x.known, layer if x.known.flags.shape[0] > 1 else 0
-    if alike and known.flags.shape[0] > 1:
+    known, at = x.known, layer if x.known.shape[0] > 1 else 0
+    if alike and known.shape[0] > 1:
         first = known.map(lambda a: a[0])
         same = (known.flags & (known.value == first.value)).all(0)
         known = Known(same, np.where(same, first.value, first.value * 0))
@@ -173,7 +174,7 @@ def _same(walk: Walk, why: str, carry: list[Value], after: list[Value]) -> None:
 
 
 def _none(value: Value) -> Known:
-    return nothing(len(value.shape), value.known.value.dtype)
+    return nothing(len(value.shape), value.known.dtype)
 
 
 def _meet(a: Known, b: Known) -> Known:

@@ -2,16 +2,15 @@
 
 import numpy as np
 
-from jprune.compaction import _known
 from jprune.compaction._graph import pools_of
-from jprune.compaction._known import Array
-from jprune.compaction._trace import Trace, spread
+from jprune.compaction._known import Array, Stored
+from jprune.compaction._trace import Trace, along
 from jprune.compaction._walk import Site, Walk
 
 
 def find_dead(
-    trace: Trace, arrays: list[Array]
-) -> tuple[Array, list[Array], set[int]]:
+    trace: Trace, arrays: list[Stored]
+) -> tuple[Array, list[Stored], set[int]]:
     """Marks the units that may go, until no more die with them.
 
     Args:
@@ -26,7 +25,7 @@ def find_dead(
     folded: set[int] = set()
     dead = np.zeros(trace.count, bool)
     while True:
-        walk = trace.walk([_known.constant(x) for x in arrays])
+        walk = trace.walk([*arrays])
         alive = np.zeros(trace.count, bool)
         for site in walk.sums():
             fold = _can_fold(site, walk, arrays)
@@ -39,16 +38,12 @@ def find_dead(
         for site in walk.sums():
             if _can_fold(site, walk, arrays):
                 folded |= _fold(trace, site, new, arrays)
-        for i, leaf in enumerate(trace.leaves):
-            gone = spread(trace.gone(i, new), len(leaf.shape))
-            if (
-                gone.any()
-                and (arrays[i] != 0)[np.broadcast_to(gone, leaf.shape)].any()
-            ):
-                arrays[i] = np.where(gone, np.zeros_like(arrays[i]), arrays[i])
+        for i, x in enumerate(arrays):
+            gone = along(trace.gone(i, new), len(x.shape))
+            arrays[i] = x.without(gone) if gone else x
 
 
-def _can_fold(site: Site, walk: Walk, arrays: list[Array]) -> bool:
+def _can_fold(site: Site, walk: Walk, arrays: list[Stored]) -> bool:
     """Whether what a sum adds goes to a bias that is used for nothing else."""
     if site.bias is None or site.terms is None or site.uses != 1:
         return False
@@ -58,7 +53,7 @@ def _can_fold(site: Site, walk: Walk, arrays: list[Array]) -> bool:
         for (leaf, at), n in walk.uses.items()
         if leaf == i and (at == lead or not at or not lead)
     )
-    bias = arrays[i][lead]
+    bias = arrays[i].map(lambda x: x[lead]).flags
     added = site.terms(np.zeros(len(site.ids), bool)).shape
     try:
         fits = np.broadcast_shapes(added, shape) == shape
@@ -68,19 +63,20 @@ def _can_fold(site: Site, walk: Walk, arrays: list[Array]) -> bool:
 
 
 def _fold(
-    trace: Trace, site: Site, new: Array, arrays: list[Array]
+    trace: Trace, site: Site, new: Array, arrays: list[Stored]
 ) -> set[int]:
     """Adds the constants of dead units to the bias behind them."""
-    units = trace._unit(trace.ids.resolve(site.ids))
+    units = trace.units_of(site.ids)
     gone = np.append(new, False)[units].any(-1) & site.adds
     if not gone.any():
         return set()
     i, lead, shape = site.bias  # type: ignore[misc]
     terms = site.terms(gone)  # type: ignore[misc]
-    arrays[i] = arrays[i].copy()
-    bias = arrays[i][lead].astype(np.float64)
+    biases = np.array(arrays[i].value)
+    bias = biases[lead].astype(np.float64)
     total = bias + np.broadcast_to(terms, shape).reshape(bias.shape)
-    arrays[i][lead] = total.astype(arrays[i].dtype)
+    biases[lead] = total.astype(biases.dtype)
+    arrays[i] = Stored(biases, (), biases.dtype)
     return {i}
 
 

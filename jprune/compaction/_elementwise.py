@@ -127,7 +127,7 @@ def elementwise(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
     if name in ("add", "add_any"):
         for x, y in (ins, ins[::-1]):
             if x.site is not None and y.leaf is not None:
-                x.site.bias = (*y.leaf, y.known.flags.shape)
+                x.site.bias = (*y.leaf, y.known.shape)
     leaf = ins[0].leaf if name in VIEWS else None
     return [Value(shape, tuple(ids), known, leaf)]
 
@@ -139,7 +139,7 @@ def _has(value: Value, shape: tuple[int, ...], axis: int) -> bool:
 def _plain(aval: Any, ins: list[Value]) -> bool:
     """Whether values are numbers: keys have constants that we don't follow."""
     return isinstance(aval.dtype, np.dtype) and all(
-        v.known.flags.ndim in (0, len(aval.shape)) for v in ins
+        len(v.known.shape) in (0, len(aval.shape)) for v in ins
     )
 
 

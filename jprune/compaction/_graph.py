@@ -1,10 +1,12 @@
 """Which axes of which parameters are the same units."""
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jprune._typing import Tree
+from jprune.compaction._checks import check_call
 from jprune.compaction._known import Array
 from jprune.compaction._trace import Leaf, Trace
 
@@ -26,6 +28,13 @@ class Frozen(NamedTuple):
     reason: str  # the equation and why
 
 
+class Product(NamedTuple):
+    """A product of arrays or a convolution, as often as it is carried out."""
+
+    multiply_adds: int
+    axes: tuple[Array, ...]  # units of each axis that can get smaller
+
+
 class Graph(NamedTuple):
     """What :func:`trace_units` returns: data; prints as a table."""
 
@@ -33,6 +42,7 @@ class Graph(NamedTuple):
     units: tuple[tuple[Array, ...], ...]  # by leaf and axis, as in `Trace`
     pools: tuple[Pool, ...]
     frozen: tuple[Frozen, ...]
+    products: tuple[Product, ...] = ()  # what is computed
 
     def __str__(self) -> str:
         lines = []
@@ -67,6 +77,9 @@ def trace_units(fn: Any, params: Tree, *args: Any) -> Graph:
     Returns:
       A :class:`Graph`, for :func:`units`.
 
+    Raises:
+      ValueError: ``fn`` is no function, or a parameter or argument no array.
+
     Cost: nothing is computed but constants; a scan is walked layer by layer.
 
     >>> import jax, jax.numpy as jnp, jprune
@@ -78,13 +91,14 @@ def trace_units(fn: Any, params: Tree, *args: Any) -> Graph:
     frozen: v[1], 3 positions: an axis of the output
     frozen: w[0], 4 positions: axis 1 of array 0 of the arguments
     """
+    check_call("trace_units", fn, params, args, concrete=False)
     return graph_of(traced(fn, params, args))
 
 
 def traced(fn: Any, params: Tree, args: tuple[Any, ...]) -> Trace:
     """The trace with everything frozen that can't be removed."""
     trace = Trace(fn, params, args)
-    trace.walk([None] * len(trace.leaves))
+    trace.products = trace.walk([None] * len(trace.leaves)).products
     trace.number()
     pools = pools_of(trace)
     for pool in pools:
@@ -109,7 +123,24 @@ def graph_of(trace: Trace) -> Graph:
         tuple(map(tuple, trace.units)),
         tuple(pools_of(trace)),
         tuple(_frozen(trace)),
+        tuple(_products(trace)),
     )
+
+
+def _products(trace: Trace) -> Iterator[Product]:
+    """Products and the units of their axes; what is frozen left out."""
+    units: dict[int, Array] = {}  # many axes are one array
+    for product in trace.products:
+        axes = []
+        for ids in product.axes:
+            if ids is not None:
+                if id(ids) not in units:
+                    units[id(ids)] = trace.units_of(ids)
+                axes.append(units[id(ids)])
+        yield Product(
+            product.times * product.whole,
+            tuple(x for x in axes if (x >= 0).any()),
+        )
 
 
 def pools_of(trace: Trace) -> list[Pool]:

@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jax.tree_util import KeyPath
 
 from jprune._trees import is_hole, leaves_with_path, path_name, rebuild
-from jprune._typing import Tree
+from jprune._typing import Masks, Tree
 from jprune.compaction._known import Array
 from jprune.compaction._paths import ends, partner
 
@@ -51,10 +51,14 @@ class Plan(NamedTuple):
           ValueError: The text is no plan.
         """
         try:
-            return cls(tuple(map(_leaf_of, json.loads(text))))
+            data = json.loads(text)
+            if not isinstance(data, list):
+                raise ValueError("it is no list")
+            return cls(tuple(map(_leaf_of, data)))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                f"`Plan.from_json(text)`: no plan, got {text[:80]!r}: {error!r}."
+                "`Plan.from_json(text)`: no plan, got "
+                f"{repr(text)[:80]}: {error!r}."
             ) from None
 
     def apply(self, params: Tree) -> Tree:
@@ -66,7 +70,12 @@ class Plan(NamedTuple):
         Raises:
           ValueError: A parameter is missing, unknown or of another shape.
         """
+        return self._applied(params, None)
+
+    def _applied(self, params: Tree, masks: Masks | None) -> Tree:
+        """The same, masked leaf by leaf: no two copies of the result."""
         call = "`plan.apply(params)`"
+        mask_of = {} if masks is None else dict(leaves_with_path(masks))
         planned = {leaf.path: leaf for leaf in self.leaves}
         found = []
         for path, x in leaves_with_path(params):
@@ -84,7 +93,7 @@ class Plan(NamedTuple):
                     f"{call}: {leaf.path!r} has shape {np.shape(x)}, the plan "
                     f"was made for {leaf.shape}."
                 )
-            found.append(cut(x, leaf.kept))
+            found.append(cut(x, leaf.kept, mask_of.get(path)))
         if planned:
             raise ValueError(
                 f"{call}: the parameter {next(iter(planned))!r} is missing."
@@ -132,7 +141,14 @@ def _leaf_of(data: Any) -> LeafPlan:
         None if rows is None else tuple(tuple(map(int, row)) for row in rows)
         for rows in data["kept"]
     )
-    return LeafPlan(str(data["path"]), tuple(map(int, data["shape"])), kept)
+    leaf = LeafPlan(str(data["path"]), tuple(map(int, data["shape"])), kept)
+    for n, rows in zip(leaf.shape, kept, strict=True):
+        for row in rows or ():
+            if list(row) != sorted({*row} & {*range(n)}):
+                raise ValueError(
+                    f"{leaf.path!r} keeps {list(row)} of an axis of {n}"
+                )
+    return leaf
 
 
 def _taken(path: KeyPath, x: Any, leaf: LeafPlan | None) -> Any:
@@ -147,18 +163,33 @@ def _taken(path: KeyPath, x: Any, leaf: LeafPlan | None) -> Any:
     return cut(x, leaf.kept)
 
 
-def cut(x: Any, kept: tuple[Kept, ...]) -> Any:
-    """One array cut to what is kept of each axis."""
+def cut(x: Any, kept: tuple[Kept, ...], mask: Any = None) -> Any:
+    """One array cut to what is kept of each axis, and masked."""
+    mask = None if is_hole(mask) else mask
     if not any(kept):
-        return x
+        return x if mask is None else jnp.where(mask, x, jnp.zeros_like(x))
     if not _can_read(x):
-        return _cut(jnp if isinstance(x, jax.Array) else np, x, kept)
+        numpy = jnp if isinstance(x, jax.Array) else np
+        return _masked(numpy, _cut(numpy, x, kept), mask, kept)
     # On the host nothing is compiled for every shape, and any sharding will do;
     # the smaller array may not divide evenly, so that it goes to all devices.
     sharding = x.sharding
     if isinstance(sharding, NamedSharding):
         sharding = NamedSharding(sharding.mesh, PartitionSpec())
-    return jax.device_put(_cut(np, np.asarray(x), kept), sharding)
+    small = _masked(np, _cut(np, np.asarray(x), kept), mask, kept)
+    if not x.committed:  # it stays free to go to any device
+        return jnp.asarray(small)
+    return jax.device_put(small, sharding)
+
+
+def _masked(numpy: Any, x: Any, mask: Any, kept: tuple[Kept, ...]) -> Any:
+    """0 where a mask of the whole array is False."""
+    if mask is None:
+        return x
+    mask = _cut(numpy, numpy.asarray(mask), kept)
+    if numpy is np and mask.all():
+        return x
+    return numpy.where(mask, x, numpy.zeros_like(x))
 
 
 def _can_read(x: Any) -> bool:

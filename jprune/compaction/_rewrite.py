@@ -193,6 +193,12 @@ def as_it_is(rewrite: Rewrite, eqn: Any, ins: list[Small]) -> list[Small]:
     return list(map(dense, evaluate(eqn, [v.full() for v in ins])))
 
 
+def whole(rewrite: Rewrite, eqn: Any, x: Small, axes: Any) -> None:
+    """Refuses what needs all positions of an axis."""
+    if any(x.masks[axis] is not None for axis in axes):
+        as_it_is(rewrite, eqn, [x])
+
+
 def bind(eqn: Any, xs: Sequence[Any], **params: Any) -> Any:
     """The primitive of an equation, with some parameters replaced."""
     return eqn.primitive.bind(*xs, **{**eqn.params, **params})

@@ -1,6 +1,5 @@
-"""Rules of operations that move positions: shapes, slices, joins."""
+"""Rules of operations that move positions or look them up."""
 
-import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -8,7 +7,7 @@ import numpy as np
 
 from jprune.compaction import _known
 from jprune.compaction._ids import merge
-from jprune.compaction._known import Array, Known
+from jprune.compaction._known import Array
 from jprune.compaction._walk import Value, Walk, rule, unknown
 
 
@@ -49,14 +48,14 @@ def reshape(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
                     walk.freeze("reshape: a size-1 axis", x.ids[k])
         elif old and new:
             ids[new[0]] = x.ids[old[0]]
-            sizes[new[0]] = known.flags.shape[old[0]]
+            sizes[new[0]] = known.shape[old[0]]
             continue
-        if any(known.flags.shape[k] > 1 for k in real):
+        if any(known.shape[k] > 1 for k in real):
             known = known.spread(real, x.shape)
             for k in goal:
                 sizes[k] = shape[k]
         if any(x.ids[k] is not None for k in real):
-            axes = [_or_new(walk, x, k) for k in real]
+            axes = [or_new(walk, x, k) for k in real]
             whole = merge(axes) if len(axes) > 1 else axes[0]
             sizes_of = tuple(shape[k] for k in goal)
             parts = [whole]
@@ -69,7 +68,7 @@ def reshape(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
     return [Value(shape, tuple(ids), known, x.leaf)]
 
 
-def _or_new(walk: Walk, x: Value, axis: int) -> Array:
+def or_new(walk: Walk, x: Value, axis: int) -> Array:
     ids = x.ids[axis]
     return walk.ids.new(x.shape[axis]) if ids is None else ids
 
@@ -83,7 +82,7 @@ def broadcast_in_dim(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
     ids: list[Array | None] = [None] * len(shape)
     sizes = [1] * len(shape)
     for axis, to in enumerate(eqn.params["broadcast_dimensions"]):
-        sizes[to] = x.known.flags.shape[axis]
+        sizes[to] = x.known.shape[axis]
         if x.shape[axis] == shape[to]:
             ids[to] = x.ids[axis]
         else:
@@ -124,95 +123,6 @@ def rev(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
     return [Value(x.shape, ids, x.known.map(lambda a: np.flip(a, axes)))]
 
 
-@rule("concatenate")
-def concatenate(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
-    """Positions one after the other; the other axes are aligned."""
-    axis, shape = eqn.params["dimension"], eqn.outvars[0].aval.shape
-    ids: list[Array | None] = [
-        None
-        if k == axis
-        else walk.join("concatenate", *(v.ids[k] for v in ins))
-        for k in range(len(shape))
-    ]
-    if any(v.ids[axis] is not None for v in ins):
-        ids[axis] = _chain([_or_new(walk, v, axis) for v in ins])
-    known = [v.known.spread([axis], v.shape) for v in ins]
-    for k in range(len(shape)):
-        if k != axis and len({x.flags.shape[k] for x in known}) > 1:
-            known = [x.spread([k], shape) for x in known]
-    flags = np.concatenate([x.flags for x in known], axis)
-    value = np.concatenate([x.value for x in known], axis)
-    return [Value(shape, tuple(ids), Known(flags, value))]
-
-
-def _chain(parts: list[Array]) -> Array:
-    width = max(x.shape[1] for x in parts)
-    return np.concatenate(
-        [np.pad(x, ((0, 0), (0, width - x.shape[1]))) for x in parts]
-    )
-
-
-def _cut(x: Value, axis: int, index: slice) -> Value:
-    """Some positions of one axis."""
-    ids = list(x.ids)
-    here = ids[axis]
-    ids[axis] = None if here is None else here[index]
-    known = x.known
-    if known.flags.shape[axis] > 1:
-        known = known.map(lambda a: a[(slice(None),) * axis + (index,)])
-    n = len(range(*index.indices(x.shape[axis])))
-    shape = (*x.shape[:axis], n, *x.shape[axis + 1 :])
-    return Value(shape, tuple(ids), known)
-
-
-@rule("slice")
-def slice_(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
-    """What lies outside is not read."""
-    del walk  # nothing is coupled
-    (x,), p = ins, eqn.params
-    strides = p["strides"] or (1,) * len(x.shape)
-    for axis, (start, stop, step) in enumerate(
-        zip(p["start_indices"], p["limit_indices"], strides, strict=True)
-    ):
-        x = _cut(x, axis, slice(start, stop, step))
-    return [x]
-
-
-@rule("split")
-def split(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
-    """Slices that lie side by side."""
-    del walk  # nothing is coupled
-    axis, ends = eqn.params["axis"], np.cumsum([0, *eqn.params["sizes"]])
-    return [
-        _cut(ins[0], axis, slice(int(start), int(stop)))
-        for start, stop in itertools.pairwise(ends)
-    ]
-
-
-@rule("pad")
-def pad(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
-    """What is put around is there to stay."""
-    (x, filling), shape = ins, eqn.outvars[0].aval.shape
-    ids, known = list(x.ids), x.known
-    for axis, (low, high, inside) in enumerate(eqn.params["padding_config"]):
-        if not (low or high or inside):
-            continue
-        if low < 0 or high < 0 or inside:
-            return unknown(walk, eqn, ins)
-        here = ids[axis]
-        if here is not None:
-            ends = [walk.ids.new(n, "pad") for n in (low, high)]
-            ids[axis] = _chain([ends[0], here, ends[1]])
-        known = known.spread([axis], x.shape)
-        ends_of = [(0, 0)] * len(shape)
-        ends_of[axis] = (low, high)
-        known = Known(
-            np.pad(known.flags, ends_of, constant_values=filling.known.flags),
-            np.pad(known.value, ends_of, constant_values=filling.known.value),
-        )
-    return [Value(shape, tuple(ids), known)]
-
-
 @rule("gather")
 def gather(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
     """Axes that are taken whole pass; those that are looked up stay."""
@@ -241,7 +151,7 @@ def gather(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
     for k, to in zip(passing, numbers.offset_dims, strict=True):
         if k in whole:
             ids[to] = x.ids[k]
-            flags[to] = zero.flags.shape[k]
+            flags[to] = zero.shape[k]
         else:
             ids[to] = walk.ids.new(sizes[k], "gather: the axis is looked up")
     return [Value(aval.shape, tuple(ids), zero.map(lambda a: a.reshape(flags)))]
@@ -289,7 +199,7 @@ def sort(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
         for k in range(len(ins[0].shape))
     )
     return [
-        Value(v.shape, ids, _known.along(v.known, [axis], v.known.value.dtype))
+        Value(v.shape, ids, _known.along(v.known, [axis], v.known.dtype))
         for v in ins
     ]
 

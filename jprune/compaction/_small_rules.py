@@ -1,6 +1,5 @@
 """How each primitive is carried out on what is left."""
 
-import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +19,7 @@ from jprune.compaction._rewrite import (
     product,
     rule,
     tidy,
+    whole,
 )
 from jprune.compaction._shapes import groups
 
@@ -36,8 +36,18 @@ def elementwise(rewrite: Rewrite, eqn: Any, ins: list[Small]) -> list[Small]:
             masks[k] = both(masks[k], mask)
     # What varies nowhere along an axis still doesn't: it stays of size 1.
     common = np.broadcast_shapes(*(np.shape(v.x) for v in ins))
-    xs = [jnp.broadcast_to(v.x, common) if v.shape else v.x for v in ins]
+    xs = [_wide(v, common) for v in ins]
     return [Small(bind(eqn, xs), shape, tuple(masks))]
+
+
+def _wide(value: Small, common: tuple[int, ...]) -> Any:
+    """Of the common shape, but for axes of size 1 in the dense program too."""
+    shape = tuple(
+        1 if dense == 1 else n
+        for dense, n in zip(value.shape, common, strict=bool(value.shape))
+    )
+    same = np.shape(value.x) == shape
+    return value.x if same else jnp.broadcast_to(value.x, shape)
 
 
 @rule("optimization_barrier", "sharding_constraint", "device_put")
@@ -125,22 +135,16 @@ def reduce(rewrite: Rewrite, eqn: Any, ins: list[Small]) -> list[Small]:
     """A sum over what is left is the sum."""
     x, axes = ins[0].solid(), eqn.params["axes"]
     if eqn.primitive.name != "reduce_sum":
-        _whole(rewrite, eqn, x, axes)
+        whole(rewrite, eqn, x, axes)
     masks = tuple(m for k, m in enumerate(x.masks) if k not in axes)
     return [Small(bind(eqn, [x.x]), eqn.outvars[0].aval.shape, masks)]
-
-
-def _whole(rewrite: Rewrite, eqn: Any, x: Small, axes: Any) -> None:
-    """Refuses what needs all positions of an axis."""
-    if any(x.masks[axis] is not None for axis in axes):
-        as_it_is(rewrite, eqn, [x])
 
 
 @rule("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp")
 def cumulative(rewrite: Rewrite, eqn: Any, ins: list[Small]) -> list[Small]:
     """Along an axis that is whole."""
     x = ins[0].solid()
-    _whole(rewrite, eqn, x, [eqn.params["axis"]])
+    whole(rewrite, eqn, x, [eqn.params["axis"]])
     return [replace(x, x=bind(eqn, [x.x]))]
 
 
@@ -148,7 +152,7 @@ def cumulative(rewrite: Rewrite, eqn: Any, ins: list[Small]) -> list[Small]:
 def sort(rewrite: Rewrite, eqn: Any, ins: list[Small]) -> list[Small]:
     """Along an axis that is whole."""
     ins = [v.solid() for v in rewrite.align(ins)]
-    _whole(rewrite, eqn, ins[0], [eqn.params["dimension"]])
+    whole(rewrite, eqn, ins[0], [eqn.params["dimension"]])
     outs = bind(eqn, [v.x for v in ins])
     return [replace(v, x=x) for v, x in zip(ins, outs, strict=True)]
 
@@ -157,7 +161,7 @@ def sort(rewrite: Rewrite, eqn: Any, ins: list[Small]) -> list[Small]:
 def top_k(rewrite: Rewrite, eqn: Any, ins: list[Small]) -> list[Small]:
     """Along an axis that is whole."""
     x = ins[0].solid()
-    _whole(rewrite, eqn, x, [len(x.shape) - 1])
+    whole(rewrite, eqn, x, [len(x.shape) - 1])
     outs = bind(eqn, [x.x])
     return [
         Small(out, var.aval.shape, x.masks)
@@ -218,93 +222,6 @@ def _flat(outer: Mask, inner: Mask, many: int, each: int) -> Mask:
     return tidy(left.reshape(len(left), -1))
 
 
-@rule("concatenate")
-def concatenate(rewrite: Rewrite, eqn: Any, ins: list[Small]) -> list[Small]:
-    """What is left of each, one after the other."""
-    axis, shape = eqn.params["dimension"], eqn.outvars[0].aval.shape
-    masks: list[Mask] = [None] * len(shape)
-    for v in ins:
-        for k, mask in enumerate(v.masks):
-            masks[k] = None if k == axis else both(masks[k], mask)
-    cut = []
-    for v in ins:
-        masks[axis] = v.masks[axis]
-        cut.append(rewrite.cut(v, masks).full())
-    if any(v.masks[axis] is not None for v in ins):
-        parts = [product([v.masks[axis]], [v.shape[axis]]) for v in ins]
-        layers = max(map(len, parts))
-        masks[axis] = np.concatenate(
-            [np.broadcast_to(m, (layers, m.shape[1])) for m in parts], 1
-        )
-    x = jnp.concatenate(cut, axis)
-    return [Small(x, shape, tuple(masks))]
-
-
-def _range(rewrite: Rewrite, x: Small, axis: int, index: slice) -> Small:
-    """Some positions of one axis."""
-    n = len(range(*index.indices(x.shape[axis])))
-    shape = (*x.shape[:axis], n, *x.shape[axis + 1 :])
-    masks, mask = list(x.masks), x.masks[axis]
-    if np.shape(x.x)[axis] == 1 and x.shape[axis] > 1:
-        places: Any = None  # nothing varies
-    elif mask is None:
-        places = np.arange(x.shape[axis])[index]
-    elif len(mask) == 1:
-        kept = np.flatnonzero(mask[0])
-        wanted = np.arange(x.shape[axis])[index]
-        places = np.searchsorted(kept, wanted[mask[0][wanted]])
-    else:
-        inside = np.zeros_like(mask)
-        inside[:, index] = mask[:, index]
-        places = jnp.searchsorted(rewrite.places(mask), rewrite.places(inside))
-    if mask is not None:
-        masks[axis] = tidy(mask[:, index])
-    y = x.x
-    if places is not None and len(places) != y.shape[axis]:
-        y = jnp.take(y, places, axis)
-    return Small(y, shape, tuple(masks))
-
-
-@rule("slice")
-def slice_(rewrite: Rewrite, eqn: Any, ins: list[Small]) -> list[Small]:
-    """What is left of the positions inside."""
-    x, p = ins[0], eqn.params
-    if is_dense(ins):
-        return as_it_is(rewrite, eqn, ins)
-    strides = p["strides"] or (1,) * len(x.shape)
-    ranges = zip(p["start_indices"], p["limit_indices"], strides, strict=True)
-    for axis, (start, stop, step) in enumerate(ranges):
-        if (start, stop, step) != (0, x.shape[axis], 1):
-            x = _range(rewrite, x, axis, slice(start, stop, step))
-    return [x]
-
-
-@rule("split")
-def split(rewrite: Rewrite, eqn: Any, ins: list[Small]) -> list[Small]:
-    """Slices that lie side by side."""
-    if is_dense(ins):
-        return as_it_is(rewrite, eqn, ins)
-    axis, ends = eqn.params["axis"], np.cumsum([0, *eqn.params["sizes"]])
-    return [
-        _range(rewrite, ins[0], axis, slice(int(start), int(stop)))
-        for start, stop in itertools.pairwise(ends)
-    ]
-
-
-@rule("pad")
-def pad(rewrite: Rewrite, eqn: Any, ins: list[Small]) -> list[Small]:
-    """What is put around stays."""
-    x = ins[0].solid()
-    masks = list(x.masks)
-    for axis, (low, high, inside) in enumerate(eqn.params["padding_config"]):
-        mask = masks[axis]
-        if mask is not None and (low or high or inside):
-            ends = ((0, 0), (low, high))
-            masks[axis] = np.pad(mask, ends, constant_values=True)
-    y = bind(eqn, [x.x, ins[1].x])
-    return [Small(y, eqn.outvars[0].aval.shape, tuple(masks))]
-
-
 @rule("gather")
 def gather(rewrite: Rewrite, eqn: Any, ins: list[Small]) -> list[Small]:
     """Axes that are taken whole are as large as what is left."""
@@ -313,7 +230,7 @@ def gather(rewrite: Rewrite, eqn: Any, ins: list[Small]) -> list[Small]:
     x, indices = (v.solid() for v in ins)
     numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
     looked_up = [k for k, n in enumerate(sizes) if n != x.shape[k]]
-    _whole(rewrite, eqn, x, {*looked_up, *numbers.start_index_map})
+    whole(rewrite, eqn, x, {*looked_up, *numbers.start_index_map})
     left = tuple(
         x.size(k) if n == x.shape[k] else n for k, n in enumerate(sizes)
     )
@@ -337,7 +254,7 @@ def dynamic_slice(rewrite: Rewrite, eqn: Any, ins: list[Small]) -> list[Small]:
     x, *starts = (v.solid() for v in ins)
     sizes = eqn.params["slice_sizes"]
     part = [k for k, n in enumerate(sizes) if n != x.shape[k]]
-    _whole(rewrite, eqn, x, part)
+    whole(rewrite, eqn, x, part)
     left = tuple(n if k in part else x.size(k) for k, n in enumerate(sizes))
     y = bind(eqn, [x.x, *(v.x for v in starts)], slice_sizes=left)
     return [Small(y, eqn.outvars[0].aval.shape, x.masks)]
@@ -350,8 +267,8 @@ def dynamic_update_slice(
     """Axes that are written whole are aligned."""
     x, update, *starts = (v.solid() for v in ins)
     part = [k for k, n in enumerate(x.shape) if n != update.shape[k]]
-    _whole(rewrite, eqn, x, part)
-    _whole(rewrite, eqn, update, part)
+    whole(rewrite, eqn, x, part)
+    whole(rewrite, eqn, update, part)
     masks = [both(a, b) for a, b in zip(x.masks, update.masks, strict=True)]
     x, update = rewrite.cut(x, masks), rewrite.cut(update, masks)
     return [replace(x, x=bind(eqn, [x.x, update.x, *(v.x for v in starts)]))]
@@ -365,5 +282,5 @@ def reduce_window(rewrite: Rewrite, eqn: Any, ins: list[Small]) -> list[Small]:
     part = [
         k for k, n in enumerate(shape) if n != x.shape[k] or windows[k] != 1
     ]
-    _whole(rewrite, eqn, x, part)
+    whole(rewrite, eqn, x, part)
     return [Small(bind(eqn, [x.x]), shape, x.masks)]

@@ -11,10 +11,17 @@ from jprune._typing import Tree
 from jprune.compaction import _contract as _contract
 from jprune.compaction import _control, _known
 from jprune.compaction import _elementwise as _elementwise
+from jprune.compaction import _joins as _joins
 from jprune.compaction import _shapes as _shapes
 from jprune.compaction._ids import Ids
 from jprune.compaction._known import Array, Known
-from jprune.compaction._walk import CALLS, Site, Value, Walk
+from jprune.compaction._walk import (
+    CALLS,
+    Multiplication,
+    Site,
+    Value,
+    Walk,
+)
 
 
 class Leaf(NamedTuple):
@@ -65,6 +72,7 @@ class Trace:
             abstract(params), *abstract(args)
         )
         self.ids = Ids()
+        self.products: list[Multiplication] = []
         stacked = _stacked(self.jaxpr, len(self.leaves))
         read = {
             v
@@ -150,8 +158,12 @@ class Trace:
         """The units of some positions of a sum."""
         if not which.any():
             return np.zeros(0, int)
-        units = np.unique(self._unit(self.ids.resolve(site.ids[which])))
+        units = np.unique(self.units_of(site.ids[which]))
         return units[units >= 0]
+
+    def units_of(self, ids: Array) -> Array:
+        """The numbers of the units of some positions, ``[n, factors]``."""
+        return self._unit(self.ids.resolve(ids))
 
     def gone(self, i: int, dead: Array) -> list[Array]:
         """Which positions of each axis of a leaf go with the ``dead`` units."""
@@ -166,22 +178,26 @@ class Trace:
         ]
 
 
-def spread(gone: list[Array], ndim: int) -> Array:
-    """Entries of a leaf that are gone, of size 1 where nothing varies."""
-    flags = np.zeros((1,) * ndim, bool)
+def along(gone: list[Array], ndim: int) -> list[Array]:
+    """For each axis that lost anything, which entries: of size 1 elsewhere."""
+    found = []
     for axis, here in enumerate(gone):
         if here.any():
             shape = [1] * ndim
             shape[axis] = here.shape[-1]
             if here.ndim == 2:
                 shape[0] = here.shape[0]
-            flags = flags | here.reshape(shape)
-    return flags
+            found.append(here.reshape(shape))
+    return found
 
 
 def _zeroed(leaf: Leaf, gone: list[Array]) -> Known | None:
-    flags = spread(gone, len(leaf.shape))
-    return _known.zeros(flags, leaf.dtype) if flags.any() else None
+    lines = along(gone, len(leaf.shape))
+    if not lines:
+        return None
+    shape = np.broadcast_shapes(*(line.shape for line in lines))
+    kept = [np.broadcast_to(~line, shape) for line in lines]
+    return _known.Stored(None, kept, leaf.dtype)
 
 
 def _stacked(closed: Any, count: int) -> set[int]:

@@ -6,36 +6,61 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import PartitionSpec
 
 from jprune._trees import is_hole, leaves_with_path, path_name, rebuild
 from jprune._typing import Masks, Tree
+from jprune.compaction._costs import COSTS, fraction_left
 from jprune.compaction._graph import Graph
 from jprune.compaction._paths import ends, partner
 from jprune.structures import Structure
 
 
-def units(graph: Graph, round_to: int = 1) -> Structure:
-    """Whole units: what :func:`compact` can remove afterwards.
+def units(graph: Graph, round_to: int = 1, by: str = "units") -> Structure:
+    r"""Whole units: what :func:`compact` can remove afterwards.
 
     The score of a unit is the sum over all that belongs to it, biases and
     scales included; all of it is masked, whatever ``where`` says. Each set of
     units that can be compared is a pool, and none is ever emptied; units that
     every layer of a scan has for itself are a pool per layer.
 
+    A sparsity is the fraction of units that goes, or, by ``"parameters"`` or
+    ``"multiply_adds"``, the fraction that the compact model lacks of all
+    parameters or multiply-adds of the model, as :func:`jprune.report.cost`
+    counts them: as few units go, in the same order, as leave at most the
+    fraction :math:`1 - s`. With :math:`n_p` of :math:`N_p` units kept in each
+    pool, that is the least fraction :math:`r` of units for which
+
+    .. math:: \sum_a c_a \prod_{p \in a} n_p(r) / N_p
+              \le (1 - s) \sum_a c_a,
+
+    where arrays (products) :math:`a` have :math:`c_a` entries (multiply-adds),
+    divided among the pools that their axes are made of. In one ranking the
+    target is met within one unit, with ``uniform`` within one of each pool,
+    with ``round_to`` within so many; where even one unit in each pool costs
+    more, that is what stays. While a schedule rises, nothing returns; when it
+    falls, units return once any of them could be afforded.
+
     Args:
       graph: What :func:`trace_units` found. Its parameters and those that are
         pruned are matched by the ends of their paths, so a graph of a Linen
         module's variables serves for ``variables["params"]``.
       round_to: Pools keep a multiple of it (rounded up), or all. Static.
+      by: ``"units"``, ``"parameters"`` or ``"multiply_adds"``: what a sparsity
+        is a fraction of. Static; multiply-adds are those at the shapes of the
+        arguments that were traced.
 
     Returns:
       A :class:`~jprune.structures.Structure`.
 
     Raises:
-      ValueError: Here if ``round_to`` is no positive integer or nothing can be
-        removed; when used, if parameters are not those of the graph.
+      ValueError: Here if ``graph`` is none, ``round_to`` is no positive integer, ``by`` is
+        unknown or nothing can be removed; when used, if parameters are not
+        those of the graph.
+
+    References:
+      Budgets of the compact model are what AMC asks for: He et al., `AutoML for
+      Model Compression <https://arxiv.org/abs/1802.03494>`_, 2018.
 
     >>> import jax, jax.numpy as jnp, jprune
     >>> def fn(params, x):
@@ -45,15 +70,27 @@ def units(graph: Graph, round_to: int = 1) -> Structure:
     >>> graph = jprune.trace_units(fn, params, jnp.ones((1, 4)))
     >>> jprune.find_masks(params, .3, structure=jprune.units(graph))["b"]
     Array([False,  True,  True], dtype=bool)
+    >>> half = jprune.units(graph, by="multiply_adds")  # of 3 units 2 must go
+    >>> jprune.find_masks(params, .5, structure=half)["b"]
+    Array([False,  True, False], dtype=bool)
     """
-    try:
-        round_to = operator.index(round_to)
-    except TypeError:
-        round_to = 0
-    if round_to < 1:
+    if not isinstance(graph, Graph):
         raise ValueError(
-            "`units(round_to=...)` must be an integer >= 1, got "
-            f"{round_to or 'something else'}."
+            "`units(graph)` must be what `trace_units(fn, params, *args)` "
+            f"returned, got {type(graph).__name__}."
+        )
+    if by not in ("units", *COSTS):
+        raise ValueError(
+            "`units(by=...)` must be 'units', 'parameters' or 'multiply_adds', "
+            f"got {by!r}."
+        )
+    try:
+        multiple = 0 if isinstance(round_to, bool) else operator.index(round_to)
+    except TypeError:
+        multiple = 0
+    if multiple < 1:
+        raise ValueError(
+            f"`units(round_to=...)` must be an integer >= 1, got {round_to!r}."
         )
     if not graph.pools:
         raise ValueError(
@@ -106,7 +143,7 @@ def units(graph: Graph, round_to: int = 1) -> Structure:
         for path, p in leaves_with_path(params):
             i = None if is_hole(p) else leaf_of(path, p)
             if i is None:
-                found.append(optax.MaskedNode() if is_hole(p) else p)
+                found.append(p)  # a hole stays what it is
                 continue
             mask = jnp.ones_like(p, bool)
             for axis, numbers in enumerate(graph.units[i]):
@@ -120,7 +157,13 @@ def units(graph: Graph, round_to: int = 1) -> Structure:
             found.append(mask)
         return rebuild(params, found)
 
-    return Structure(to_units, to_masks, where=where, round_to=round_to)
+    return Structure(
+        to_units,
+        to_masks,
+        where=where,
+        round_to=multiple,
+        cost=None if by == "units" else fraction_left(graph, by),
+    )
 
 
 def _whole(x: jax.Array) -> jax.Array:

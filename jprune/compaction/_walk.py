@@ -43,6 +43,16 @@ class Value:
     site: Site | None = None  # the sum that it is, and nothing added
 
 
+@dataclass
+class Multiplication:
+    """A product of arrays or a convolution: its multiply-adds."""
+
+    whole: int  # all of them
+    nonzero: int  # those of which no factor must be 0
+    axes: tuple[Array | None, ...]  # ids of those that it goes through
+    times: int = 1  # how often it is carried out
+
+
 Rule = Callable[["Walk", Any, list[Value]], list[Value]]
 RULES: dict[str, Rule] = {}
 VIEWS = {"reshape", "broadcast_in_dim", "convert_element_type", "squeeze"}
@@ -76,8 +86,7 @@ class Walk:
         self.ids = ids
         self.sites: list[Site] = []
         self.uses: Counter[tuple[int, Lead]] = Counter()
-        # Multiply-adds: all of them, and those of which no factor must be 0.
-        self.products = np.zeros(2, np.int64)
+        self.products: list[Multiplication] = []
 
     def run(self, jaxpr: Any, inputs: list[Value]) -> list[Value]:
         """The outputs of an open jaxpr; its constants come first."""
@@ -147,6 +156,15 @@ class Walk:
         """The sums to which something is added."""
         return [site for site in self.sites if site.adds.any()]
 
+    def multiply_adds(self) -> tuple[int, int]:
+        """All of them, and those of which no factor must be 0."""
+        return _total(self.products)
+
+    def most(self, programs: list[list[Multiplication]]) -> None:
+        """Of some programs one is carried out; the most costly one counts."""
+        dearest: list[Multiplication] = max(programs, key=_total)
+        self.products += dearest
+
     def sum(self, ids: Array | None, adds: Array, why: str, **more: Any) -> Any:
         """Registers a sum over an axis; the site, if units are concerned."""
         if ids is None:
@@ -154,6 +172,13 @@ class Walk:
         site = Site(ids, np.broadcast_to(adds, len(ids)), why, **more)
         self.sites.append(site)
         return site
+
+
+def _total(products: list[Multiplication]) -> tuple[int, int]:
+    return (
+        sum(p.times * p.whole for p in products),
+        sum(p.times * p.nonzero for p in products),
+    )
 
 
 def free(known: Known, shape: tuple[int, ...]) -> Value:

@@ -6,8 +6,8 @@ import numpy as np
 
 from jprune._typing import Masks, Tree
 from jprune.compaction import compact
+from jprune.compaction._checks import check_call
 from jprune.compaction._compact import fitted, host
-from jprune.compaction._known import constant
 from jprune.compaction._trace import Trace
 
 
@@ -57,6 +57,9 @@ def cost(fn: Any, params: Tree, *args: Any, masks: Masks | None = None) -> Cost:
     Returns:
       A :class:`Cost`. Bytes are those of the parameters as they are stored.
 
+    Raises:
+      ValueError: As :func:`jprune.compact`.
+
     >>> import jax, jax.numpy as jnp, jprune
     >>> from jprune import report
     >>> def fn(params, x):
@@ -69,19 +72,20 @@ def cost(fn: Any, params: Tree, *args: Any, masks: Masks | None = None) -> Cost:
     masked              32              140            224
     compact             14              140             56
     """
+    check_call("cost", fn, params, args, concrete=True)
     masks = None if masks is None else fitted(params, masks)
     arrays = host(params, masks)
     trace = Trace(fn, params, args)
-    products = trace.walk([constant(x) for x in arrays]).products
+    products = trace.walk([*arrays]).multiply_adds()
     small = compact(fn, params, *args, masks=masks)
     less = Trace(small.fn, small.params, args)
-    left = less.walk([None] * len(less.leaves)).products
+    left = less.walk([None] * len(less.leaves)).multiply_adds()
     entries, stored = _stored(trace)
-    kept = sum(int(np.count_nonzero(x)) for x in arrays)
+    kept = sum(int(np.count_nonzero(~x.zero)) for x in arrays)
     return Cost(
-        Count(entries, int(products[0]), stored),
-        Count(kept, int(products[1]), stored),
-        Count(_stored(less)[0], int(left[0]), _stored(less)[1]),
+        Count(entries, products[0], stored),
+        Count(kept, products[1], stored),
+        Count(_stored(less)[0], left[0], _stored(less)[1]),
     )
 
 

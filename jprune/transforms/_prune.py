@@ -179,7 +179,8 @@ def _refresh(
     # twice the work of compilation.
     def look() -> tuple[jax.Array, jax.Array]:
         kept = kept_units(method, masks)
-        return is_due(counts_of(method, params, sparsity), kept), kept.counts
+        counts = counts_of(method, params, sparsity)
+        return is_due(method, counts, kept), kept.counts
 
     def wait() -> tuple[jax.Array, jax.Array]:
         due, marked = jax.eval_shape(look)

@@ -128,6 +128,12 @@ def rewire(
     at_random = Method("rewire", random(), structure, allocation)
     dropping.check()
     growing.check()
+    if structure.cost is not None and allocation.joint:
+        raise ValueError(
+            "`rewire(structure=..., allocation=...)`: in one ranking a sparsity "
+            "of costs, `units(by=...)`, has no number of units that would stay "
+            "the same; `uniform` has."
+        )
     sparsity = check_fixed("rewire", sparsity)
     check_where("rewire", where)
     every = check_every("rewire", every)

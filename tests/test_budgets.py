@@ -1,0 +1,216 @@
+"""Sparsity as a fraction of parameters or multiply-adds: against counting."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from compaction_models import MODELS
+from test_compaction import SLOW
+from test_units import SHAPES, fn
+
+import jprune
+from jprune import allocations, report
+from jprune.compaction._costs import fraction_left
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+X = np.ones((5, 4))
+COSTS = ("parameters", "multiply_adds")
+ALLOCATIONS = {
+    "uniform": allocations.uniform(),
+    "ranking": allocations.global_ranking(),
+    "floor": allocations.global_ranking(min_density=0.3),
+}
+
+
+@pytest.fixture
+def params():
+    rng = np.random.default_rng(0)
+    return {k: jnp.asarray(rng.standard_normal(s)) for k, s in SHAPES.items()}
+
+
+@pytest.fixture
+def graph(params):
+    return jprune.trace_units(fn, params, X)
+
+
+def cost_of(kept, by):
+    """The perceptron 4-8-6-2, so many units in the hidden layers."""
+    n, m = kept
+    if by == "parameters":
+        return 4 * n + n + n * m + m + 2 * m
+    return len(X) * (4 * n + n * m + 2 * m)
+
+
+def kept(masks):
+    return int(masks["b"].sum()), int(masks["c"].sum())
+
+
+def scores_of(params):
+    w, b, v, c, u = (abs(np.asarray(params[k])) for k in "wbvcu")
+    return w.sum(0) + b + v.sum(1), v.sum(0) + c + u.sum(1)
+
+
+def expected(params, sparsity, by, name):
+    """Removes unit by unit until it is little enough."""
+    first, second = scores_of(params)
+    least = (1, 1) if name != "floor" else (3, 2)
+    steps = []
+    if name == "uniform":
+        for r in np.linspace(0, 1, 4801):
+            steps.append(
+                tuple(max(n - round(r * n), 1) for n in (len(first), 6))
+            )
+    else:
+        best = [
+            np.argsort(-s, kind="stable")[:n]
+            for s, n in zip((first, second), least, strict=True)
+        ]
+        order = sorted(
+            (s not in best[i] or name != "floor", -score, i, s)
+            for i, scores in enumerate((first, second))
+            for s, score in enumerate(scores)
+        )
+        for k in range(14, -1, -1):
+            count = [0, 0]
+            for _, _, i, _ in order[:k]:
+                count[i] += 1
+            steps.append(tuple(map(max, count, least)))
+    goal = (1 - sparsity) * cost_of((8, 6), by)
+    return next((s for s in steps if cost_of(s, by) <= goal), steps[-1])
+
+
+@pytest.mark.parametrize("by", COSTS)
+@pytest.mark.parametrize("name", ALLOCATIONS)
+def test_as_few_units_go_as_leave_little_enough(name, by, graph, params):
+    structure = jprune.units(graph, by=by)
+    find = jax.jit(
+        lambda p, s: jprune.find_masks(
+            p, s, structure=structure, allocation=ALLOCATIONS[name]
+        )
+    )
+    for sparsity in np.linspace(0, 1, 21):
+        wanted = expected(params, sparsity, by, name)
+        assert kept(find(params, sparsity)) == wanted, sparsity
+    once = jprune.find_masks(
+        params, 0.6, structure=structure, allocation=ALLOCATIONS[name]
+    )
+    assert kept(once) == expected(params, 0.6, by, name)
+    best = np.argsort(-scores_of(params)[0])[: kept(once)[0]]
+    assert once["b"][best].all()
+    found = report.cost(fn, params, X, masks=once)
+    assert getattr(found.compact, by) == cost_of(kept(once), by)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=pytest.mark.slow if n in SLOW else ())
+        for n in MODELS
+    ],
+)
+def test_what_is_left_is_what_the_report_counts(name):
+    model, params, args = MODELS[name]()
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: jnp.asarray(rng.random(x.shape)), params)
+    graph = jprune.trace_units(model, params, *args)
+    structure = jprune.units(graph, by="multiply_adds")
+    masks = jprune.find_masks(params, 0.5, structure=structure)
+    found = report.cost(model, params, *args, masks=masks)
+    assert found.compact.multiply_adds <= found.dense.multiply_adds / 2
+    ones = jax.tree.map(lambda m: jnp.asarray(m, float), masks)
+    units = structure.to_units(ones)
+    counts = jnp.concatenate([(x > 0).sum(1, np.int32) for x in units])
+    for by in COSTS:
+        share = getattr(found.compact, by) / getattr(found.dense, by)
+        left = float(fraction_left(graph, by)(counts))
+        assert left == pytest.approx(share, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_layers_of_a_scan_stay_alike_under_one_ranking():
+    model, params, args = MODELS["gpt"]()
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: jnp.asarray(rng.random(x.shape)), params)
+    graph = jprune.trace_units(model, params, *args)
+    masks = jprune.find_masks(
+        params,
+        0.4,
+        structure=jprune.units(graph, by="multiply_adds"),
+        allocation=allocations.global_ranking("l2"),
+    )
+    found = report.cost(model, params, *args, masks=masks)
+    share = found.compact.multiply_adds / found.dense.multiply_adds
+    assert 0.45 < share <= 0.6
+
+
+@pytest.mark.parametrize("name", ["uniform", "ranking"])
+def test_gradually_and_in_multiples(name, graph, params):
+    by = "multiply_adds"
+    rates = optax.piecewise_interpolate_schedule(
+        "linear", 0.1, {4: 8.0, 8: 0.25}
+    )
+    pruner = jprune.prune(
+        rates,
+        structure=jprune.units(graph, round_to=2, by=by),
+        allocation=ALLOCATIONS[name],
+    )
+    tx = optax.chain(optax.sgd(0.01), pruner)
+    state, now = tx.init(params), params
+    update = jax.jit(tx.update)
+    rng, before = np.random.default_rng(0), None
+    for step in range(11):
+        grads = jax.tree.map(
+            lambda p: jnp.asarray(rng.standard_normal(p.shape)), now
+        )
+        updates, state = update(grads, state, now)
+        now = optax.apply_updates(now, updates)
+        masks = jprune.get_masks(state)
+        assert all(n % 2 == 0 for n in kept(masks))
+        goal = (1 - float(rates(min(step, 10)))) * cost_of((8, 6), by)
+        assert cost_of(kept(masks), by) <= goal * (1 + 1e-5)
+        if before is not None and step <= 4:  # what is pruned stays
+            assert not (masks["b"] & ~before["b"]).any()
+            assert not (masks["c"] & ~before["c"]).any()
+        before = masks
+    assert update._cache_size() == 1  # type: ignore[attr-defined]
+    assert sum(kept(masks)) > 6  # the target fell to .2: they came back
+
+
+def test_what_is_pruned_stays_at_a_constant_target(graph, params):
+    pruner = jprune.prune(
+        0.37,
+        structure=jprune.units(graph, by="parameters"),
+        allocation=allocations.global_ranking(),
+    )
+    tx = optax.chain(optax.sgd(1.0), pruner)
+    state, now = tx.init(params), params
+    update, rng = jax.jit(tx.update), np.random.default_rng(0)
+    seen = set()
+    for _ in range(20):
+        grads = jax.tree.map(
+            lambda p: jnp.asarray(rng.standard_normal(p.shape)), now
+        )
+        updates, state = update(grads, state, now)
+        now = optax.apply_updates(now, updates)
+        masks = jprune.get_masks(state)
+        seen.add((*masks["b"].tolist(), *masks["c"].tolist()))
+    assert len(seen) == 1
+
+
+def test_refusals(graph, params):
+    with pytest.raises(ValueError, match=r"`units\(by=...\)` must be 'units'"):
+        jprune.units(graph, by="flops")
+    bare = jprune.trace_units(
+        lambda p, x: (x * p["w"]).sum(), {"w": jnp.ones(3)}, jnp.ones(())
+    )
+    with pytest.raises(ValueError, match="the program has none"):
+        jprune.units(bare, by="multiply_adds")
+    with pytest.raises(ValueError, match="has no number of units"):
+        jprune.sparse_evolution(
+            optax.sgd(0.1),
+            0.5,
+            fraction=0.3,
+            structure=jprune.units(graph, by="parameters"),
+            allocation=allocations.global_ranking(),
+        )
