@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from test_optimizers import OPTIMIZERS
 
 import jprune
 
@@ -93,10 +94,14 @@ def examples(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_table_of_optimizer_states_is_that_of_the_docs(
     examples: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    examples("optimizer_states").main()
+    script = examples("optimizer_states")
+    script.main()
     printed = capsys.readouterr().out
     assert printed in (ROOT / "docs" / "sparse_training.md").read_text("utf-8")
     assert printed.count("refused") == 2
+    assert {"adam", "nadam", "lbfgs", "muon"} < set(script.optimizers())
+    for name in {**OPTIMIZERS, "schedule_free": None}:
+        assert f"\n| {name} | " in printed
 
 
 def test_digits_trains_and_prints(
