@@ -389,6 +389,34 @@ def test_keys_may_differ_from_model_to_model() -> None:
         assert not np.array_equal(masks[0], masks[1])
 
 
+@pytest.mark.parametrize("transform", ["rewire", "prune"])
+def test_models_with_counts_of_their_own_search_only_when_due(
+    transform: str,
+) -> None:
+    scored = []
+
+    def score(w: Any) -> Any:
+        jax.debug.callback(lambda: scored.append(1))
+        return jnp.abs(w)
+
+    spied = criteria.custom(score)
+    tx = (
+        jprune.rewire(optax.sgd(0.1), 0.5, grow=spied, fraction=0.5, every=3)
+        if transform == "rewire"
+        else jprune.prune(lambda n: 0.3 + 0.1 * n, criterion=spied, every=3)
+    )
+    models = jnp.stack([jnp.ones((4, 4)), -jnp.ones((4, 4))])
+    state, update = jax.vmap(tx.init)(models), jax.jit(jax.vmap(tx.update))
+    assert state.count.shape == (2,)
+    due = []
+    for _ in range(5):
+        _, state = update(models, state, models)
+        jax.effects_barrier()
+        due.append(bool(scored))
+        scored.clear()
+    assert due == [True, False, False, True, False]
+
+
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
 def test_meshes(kind: AxisType) -> None:
     tx = jprune.sparse_evolution(
