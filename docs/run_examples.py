@@ -1,6 +1,6 @@
 """Runs the examples and keeps what they print and draw for the documentation.
 
-python docs/run_examples.py              # all but the benchmarks
+python docs/run_examples.py              # all but the benchmarks and LONG
 python docs/run_examples.py quickstart benchmarks/train_step
 """
 
@@ -25,12 +25,24 @@ EXAMPLES = {
     "chain_order": [],
     "iris": [f"--plot={IMAGES}/iris.png"],
 }
+# These take many minutes: only where they are named.
+LONG = {
+    "digits_sparse_training": [f"--plot={IMAGES}/digits_sparse_training.png"],
+    "digits_validation": [
+        "--validate",
+        "--seeds=4",
+        *("--sparsity", ".95", ".99"),
+    ],
+    "distill": [],
+}
+SCRIPTS = {"digits_validation": "digits_sparse_training"}  # of another name
 
 
 def main(names: list[str]) -> None:
     for name in tqdm(names or EXAMPLES, desc="examples"):
-        command = [sys.executable, f"examples/{name}.py"]
-        command += EXAMPLES.get(name, [])
+        script = SCRIPTS.get(name, name)
+        command = [sys.executable, f"examples/{script}.py"]
+        command += {**EXAMPLES, **LONG}.get(name, [])
         printed = subprocess.check_output(command, cwd=ROOT, text=True)
         file = ROOT / "docs" / "outputs" / f"{Path(name).name}.txt"
         file.parent.mkdir(exist_ok=True)

@@ -2,7 +2,8 @@
 
 Trains a dense teacher on handwritten digits, then two students that end with
 98 % of their weights at zero: one learns from labels, one also from the
-teacher's probabilities. Prints whether that helped, over paired seeds:
+teacher's probabilities. Prints whether that helped, over paired seeds. Learning
+rates are those of digits_sparse_training.py:
 
     python examples/distill.py
 """
@@ -17,6 +18,8 @@ import jax.numpy as jnp
 import optax
 from digits_sparse_training import (
     BATCH,
+    ERK,
+    METHODS,
     MODEL,
     Data,
     accuracy,
@@ -67,13 +70,13 @@ def train(
     """Learns from the teacher by ``weight``, from labels by the rest."""
     first, order = jax.random.split(key)
     params = MODEL.init(first, data.x[:1])
-    tx: Any = optax.adam(optax.cosine_decay_schedule(2e-3, args.steps))
+    rate = METHODS["gradual" if sparse else "dense"].rate  # chosen there
+    tx: Any = optax.adam(optax.cosine_decay_schedule(rate, args.steps))
     if sparse:
-        begin, length = args.steps // 10, args.steps // 2
+        begin, length = args.steps // 10, args.steps * 2 // 3 - args.steps // 10
         ramp = optax.polynomial_schedule(0.0, args.sparsity, 3, length, begin)
-        erk = jprune.allocations.erdos_renyi()
         every = max(args.steps // 100, 1)
-        tx = optax.chain(tx, jprune.prune(ramp, allocation=erk, every=every))
+        tx = optax.chain(tx, jprune.prune(ramp, allocation=ERK, every=every))
 
     def step(carry: Any, i: Any) -> tuple[Any, None]:
         params, state = carry
@@ -121,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--steps", type=int, default=2000, help="per training")
+    add("--steps", type=int, default=3000, help="per training")
     add(
         "--seeds", type=int, default=10, help="teachers, each with two students"
     )

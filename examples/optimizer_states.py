@@ -5,7 +5,9 @@ Prints the table of docs/sparse_training.md:
     python examples/optimizer_states.py
 """
 
+import functools
 import inspect
+import re
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -30,6 +32,8 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "sgd": {"momentum": 0.9},
 }
 MORE: dict[str, Callable[[], Any]] = {
+    "apply_if_finite(adam)": lambda: optax.apply_if_finite(optax.adam(0.1), 3),
+    "flatten(adam)": lambda: optax.flatten(optax.adam(0.1)),
     "lbfgs(linesearch=None)": lambda: optax.lbfgs(linesearch=None),
     "mechanize(sgd)": lambda: optax.contrib.mechanize(optax.sgd(0.1)),
     "MultiSteps(sgd)": lambda: optax.MultiSteps(
@@ -38,14 +42,22 @@ MORE: dict[str, Callable[[], Any]] = {
     "partition(adam)": lambda: optax.partition(
         {"": optax.adam(0.1)}, {"kernel": ""}
     ),
+    "sam(sgd)": lambda: optax.contrib.sam(
+        optax.sgd(0.1), optax.contrib.normalize()
+    ),
 }
+
+
+def is_function(member: Any) -> bool:
+    """Partial ones are some: nadam is one of adam."""
+    return inspect.isfunction(member) or isinstance(member, functools.partial)
 
 
 def optimizers() -> dict[str, Callable[[], Any]]:
     """Public functions with a learning rate; no single links of a chain."""
     found = dict(MORE)
     for module in (optax, optax.contrib):
-        for name, function in inspect.getmembers(module, inspect.isfunction):
+        for name, function in inspect.getmembers(module, is_function):
             arguments = dict(ARGUMENTS.get(name, {}))
             parameters = inspect.signature(function).parameters
             if name.startswith(("_", "scale_by")) or not any(
@@ -85,7 +97,7 @@ def row(name: str, make: Callable[[], Any]) -> str:
     try:
         fresh, shared = describe(find_slots("rewire", inner, PARAMS, masks))
     except ValueError as error:
-        why = str(error).partition("`: ")[2].partition(",")[0]
+        why = re.split(", of shape|;", str(error).partition("`: ")[2])[0]
         return f"| {name} | refused: {why} | |"
     return f"| {name} | {fresh} | {shared} |"
 

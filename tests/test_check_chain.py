@@ -105,8 +105,16 @@ def test_nothing_known() -> None:
     assert "ask for more `steps`" in str(report)
     dense = optax.chain(optax.sgd(0.1), jprune.prune(0.0))
     assert "prune no weight" in str(jprune.check_chain(dense, PARAMS))
-    with pytest.raises(ValueError, match="found no pruner"):
-        jprune.check_chain(optax.sgd(0.1), PARAMS)
+
+
+def test_refused() -> None:
+    with pytest.raises(ValueError, match=r"`check_chain\(tx, .* got <function"):
+        jprune.check_chain(optax.sgd, PARAMS)
+    none = r"found no pruner \(`keep_masks`, `prune`, `rewire`\) among Sca"
+    with pytest.raises(ValueError, match=none):
+        jprune.check_chain(optax.adam(0.1), PARAMS)
+    with pytest.raises(ValueError, match=r"chain\(steps=...\)` .* got 0"):
+        jprune.check_chain(RIGHT["prune"](), PARAMS, steps=0)
 
 
 def test_non_finite_parameters_are_named() -> None:

@@ -310,7 +310,7 @@ IN_INIT: list[tuple[str, Callable[[], Any], Any]] = [
         PARAMS,
     ),
     (
-        "`rewire(inner)`: which slots of the state belong to which weight can't be told; `optax.tree.map_params` fails",
+        "`rewire(inner)`: which weights the slots '0/mu', '0/nu' of the state belong to can't be told; `optax.tree.map_params` fails",
         lambda: jprune.rigl(optax.flatten(optax.adam(0.1)), 0.5, stop=9),
         PARAMS,
     ),

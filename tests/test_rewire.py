@@ -284,6 +284,54 @@ def test_slots_under_every_optimizer(name: str) -> None:
     check_slots(inner, least=int(some), **extra)
 
 
+@pytest.mark.slow
+def test_line_search_of_lbfgs() -> None:
+    """Its `init` takes no tree without leaves, so that slots are found else."""
+    inner = optax.lbfgs(memory_size=3)
+    slots = find_slots("", inner, inner_params(), inner_params())
+    assert slots["2/grad/a"].kind == "weights"
+    assert slots["2/learning_rate"].kind == "global"
+    tx = jprune.rigl(inner, 0.5, fraction=0.3, every=3, stop=9)
+    params = inner_params()
+    state = tx.init(params)
+    fresh = inner.init(jax.tree.map(jnp.zeros_like, params))
+
+    def loss(params: Any) -> Any:
+        away = jax.tree.map(lambda p: jnp.sum(jnp.cosh(p - 1)), params)
+        return away["a"] + 5 * away["b"] + away["bias"]
+
+    @jax.jit
+    def step(params: Any, state: Any) -> Any:
+        value, grads = jax.value_and_grad(loss)(params)
+        updates, state = tx.update(
+            grads, state, params, value=value, grad=grads, value_fn=loss
+        )
+        return optax.apply_updates(params, updates), state
+
+    grown = False
+    for _ in range(20):
+        old = np.asarray(state.masks["a"])
+        params, state = step(params, state)
+        active = old & np.asarray(state.masks["a"])
+        grown |= bool(np.any(active != old))
+        assert not np.asarray(params["a"])[~active].any()
+        assert compare_slots(state.inner, fresh, "a", active) == 5
+    assert grown
+    np.testing.assert_allclose(params["a"][active], 1, rtol=1e-2)
+
+
+def test_slots_that_can_not_be_told_are_named() -> None:
+    labels = {"a": "x", "bias": "y", "b": "x"}
+    parts = {"x": optax.lbfgs(linesearch=None), "y": optax.sgd(0.1)}
+    wholly = optax.partition(parts, labels)
+    find_slots("", wholly, inner_params(), inner_params())
+    parts["x"] = optax.lbfgs()
+    with pytest.raises(ValueError, match="the slots 'inner_states/x/inner_s"):
+        jprune.rigl(optax.partition(parts, labels), 0.5, fraction=0.1).init(
+            inner_params()
+        )
+
+
 def test_static_training_is_that_of_fixed_masks() -> None:
     params, inner = inner_params(), optax.adamw(0.1)
     static = jprune.sparse_evolution(inner, 0.5, fraction=0.0)
@@ -339,6 +387,34 @@ def test_keys_may_differ_from_model_to_model() -> None:
         chex.assert_trees_all_equal(masks[1], mine)
         assert np.all(masks.sum((1, 2)) == 18)
         assert not np.array_equal(masks[0], masks[1])
+
+
+@pytest.mark.parametrize("transform", ["rewire", "prune"])
+def test_models_with_counts_of_their_own_search_only_when_due(
+    transform: str,
+) -> None:
+    scored = []
+
+    def score(w: Any) -> Any:
+        jax.debug.callback(lambda: scored.append(1))
+        return jnp.abs(w)
+
+    spied = criteria.custom(score)
+    tx = (
+        jprune.rewire(optax.sgd(0.1), 0.5, grow=spied, fraction=0.5, every=3)
+        if transform == "rewire"
+        else jprune.prune(lambda n: 0.3 + 0.1 * n, criterion=spied, every=3)
+    )
+    models = jnp.stack([jnp.ones((4, 4)), -jnp.ones((4, 4))])
+    state, update = jax.vmap(tx.init)(models), jax.jit(jax.vmap(tx.update))
+    assert state.count.shape == (2,)
+    due = []
+    for _ in range(5):
+        _, state = update(models, state, models)
+        jax.effects_barrier()
+        due.append(bool(scored))
+        scored.clear()
+    assert due == [True, False, False, True, False]
 
 
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from test_optimizers import OPTIMIZERS
 
 import jprune
 
@@ -67,6 +69,31 @@ def test_decreasing_sparsity() -> None:
     assert np.count_nonzero(seen[-1][0]) == 48
 
 
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_returning_weights_are_the_same_on_a_mesh(kind: AxisType) -> None:
+    def phases(count: Any) -> Any:
+        return 0.75 * ((count // 2) % 2)
+
+    tx = optax.chain(optax.adam(0.3), jprune.prune(phases, every=2))
+
+    def run(params: Any) -> list[Any]:
+        state, seen = tx.init(params), []
+        update = jax.jit(tx.update)
+        for _ in range(8):
+            updates, state = update(jnp.cos(7 * params), state, params)
+            params = optax.apply_updates(params, updates)
+            seen.append(np.asarray(jprune.get_masks(state)))
+        return seen
+
+    alone = run(PARAMS)
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(kind,))
+    with jax.set_mesh(mesh):
+        sharding = NamedSharding(mesh, PartitionSpec(None, "x"))
+        together = run(jax.device_put(PARAMS, sharding))
+    assert [mask.sum() for mask in alone] == [64, 64, 16, 16] * 2
+    np.testing.assert_array_equal(alone, together)
+
+
 def test_lottery_ticket() -> None:
     ticket, masks = PARAMS, jnp.ones_like(PARAMS, dtype=bool)
     for sparsity in (0.5, 0.75):
@@ -93,26 +120,68 @@ def examples(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_table_of_optimizer_states_is_that_of_the_docs(
     examples: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    examples("optimizer_states").main()
+    script = examples("optimizer_states")
+    script.main()
     printed = capsys.readouterr().out
     assert printed in (ROOT / "docs" / "sparse_training.md").read_text("utf-8")
     assert printed.count("refused") == 2
+    assert {"adam", "nadam", "lbfgs", "muon"} < set(script.optimizers())
+    for name in {**OPTIMIZERS, "schedule_free": None}:
+        assert f"\n| {name} | " in printed
 
 
 def test_digits_trains_and_prints(
-    examples: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    examples: Any,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     digits = examples("digits_sparse_training")
-    methods = dict(digits.METHODS)
-    digits.METHODS = {name: methods[name] for name in ("dense", "static")}
-    flags = ["--quick", "--sparsity=.9", f"--plot={tmp_path / 'digits.png'}"]
-    digits.main(flags)
-    digits.METHODS = methods
-    out = capsys.readouterr().out
-    assert re.search(r"static +90 % .* kept 5020\.\.5020 ", out)
+    methods = {name: digits.METHODS[name] for name in ("dense", "static")}
+    monkeypatch.setattr(digits, "METHODS", methods)
+    flags = ["--quick", "--sparsity=.9"]
+    digits.main([*flags, f"--plot={tmp_path / 'digits.png'}"])
+    out, err = capsys.readouterr()
+    assert re.search(r"static +90 % .* kept 5020\.\.5020$", err, re.M)
     assert re.search(r"^\| static \| \d+\.\d\d ± \d+\.\d\d \|$", out, re.M)
-    assert "90 %: static; against dense" in out
+    assert "- 90 %: static; against dense" in out
     assert (tmp_path / "digits.png").read_bytes().startswith(b"\x89PNG")
+
+    # Compiled anew, for another number of images.
+    monkeypatch.setattr(digits, "METHODS", {"dense": methods["dense"]})
+    digits.main([*flags, "--validate"])
+    out = capsys.readouterr().out
+    assert "| method | rate 0.003 | rate 0.01 | rate 0.03 |" in out
+    assert re.search(r"^Best: dense 0\.\d+$", out, re.M)
+    data = digits.load_data()
+    aside = digits.split(data.x, data.y)
+    assert len(aside.x) + len(aside.x_test) == len(data.x) == 1347
+    assert set(map(bytes, aside.x)) | set(map(bytes, aside.x_test)) == set(
+        map(bytes, data.x)
+    )
+
+
+def test_outputs_shown_are_those_of_the_scripts(examples: Any) -> None:
+    """They take too long to be made again here; what can be told is."""
+    digits = examples("digits_sparse_training")
+    shown = {
+        name: (ROOT / "docs" / "outputs" / f"{name}.txt").read_text("utf-8")
+        for name in ("digits_sparse_training", "digits_validation", "distill")
+    }
+    rows = list(digits.METHODS)
+    for name in ("digits_sparse_training", "digits_validation"):
+        found = re.findall(r"^\| ([\w-]+) \| \d.* ± ", shown[name], re.M)
+        assert found == rows
+        assert "3,000 steps" in shown[name]
+    best = ", ".join(f"{n} {m.rate:g}" for n, m in digits.METHODS.items())
+    assert f"\nBest: {best}\n" in shown["digits_validation"]
+    assert "| 90 % | 95 % | 98 % | 99 % |" in shown["digits_sparse_training"]
+    assert shown["distill"].count("| 1,004 |") == 2
+    gain, error = re.findall(
+        r"([+-]?\d\.\d\d) ± (\d\.\d\d) p", shown["distill"]
+    )[0]
+    words = examples("distill").conclude(float(gain), float(error))
+    assert words in shown["distill"]
 
 
 @pytest.mark.parametrize("name", ["digits_sparse_training", "distill"])

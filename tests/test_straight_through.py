@@ -1,5 +1,8 @@
 """Forward masked, gradient untouched."""
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import chex
@@ -14,6 +17,8 @@ from jax.sharding import PartitionSpec as P
 import jprune
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+ROOT = Path(__file__).parent.parent
 
 
 def make_params(dtype: Any = jnp.float32) -> Any:
@@ -138,3 +143,13 @@ def test_meshes(kind: AxisType) -> None:
     assert found["kernel"].sharding.is_equivalent_to(
         NamedSharding(mesh, P("x", None)), 2
     )
+
+
+@pytest.mark.slow
+def test_benchmark_prints_its_table() -> None:
+    script = ROOT / "examples" / "benchmarks" / "straight_through.py"
+    command = [sys.executable, str(script), "--rounds=1", "--batch=8"]
+    printed = subprocess.check_output(command, text=True)
+    shown = (ROOT / "docs/outputs/straight_through.txt").read_text()
+    first = [line.split("|")[:2] for line in printed.splitlines()]
+    assert first[1:] == [line.split("|")[:2] for line in shown.splitlines()][1:]

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jprune._checks import check_every
 from jprune._trees import is_floating, is_hole, leaves_with_path, path_name
 from jprune._typing import Tree
 from jprune.masks import get_masks
@@ -91,7 +92,8 @@ def check_chain(
       A :class:`ChainReport`: data with ``str`` as plain words.
 
     Raises:
-      ValueError: There is no pruner in ``tx``.
+      ValueError: ``tx`` is no optimizer or has no pruner in it; ``steps`` is not
+        an integer >= 1.
 
     >>> import jax.numpy as jnp, optax, jprune
     >>> params = {"kernel": jnp.ones((4, 4))}
@@ -103,6 +105,11 @@ def check_chain(
     Zeros persist: 8 pruned weights are exactly 0.
     jprune is the last link of its chain.
     """
+    if not all(callable(getattr(tx, x, None)) for x in ("init", "update")):
+        raise ValueError(
+            f"`check_chain(tx, ...)` must be a gradient transformation, got {tx!r}."
+        )
+    steps = check_every("check_chain", steps, "steps")
     tx = optax.with_extra_args_support(tx)
     key = jax.random.key(0)
     non_finite = tuple(
@@ -112,6 +119,11 @@ def check_chain(
     )
     params = _filled(key, params)
     state = _late(tx.init(params))
+    if not any(map(_has_masks, jax.tree.leaves(state, is_leaf=_has_masks))):
+        raise ValueError(
+            "`check_chain(tx, ...)` found no pruner (`keep_masks`, `prune`, "
+            f"`rewire`) among {', '.join(_names([state]))}."
+        )
     followers, around = _neighbours(state)
     revived: dict[str, int] = {}
     pruned, moved = 0, False

@@ -334,7 +334,8 @@ def _refresh(
         return masks
     for_drop, for_grow = jax.random.split(key)
 
-    def rewired() -> Masks:
+    def rewired(now: tuple[jax.Array, Masks]) -> tuple[jax.Array, Masks]:
+        due, masks = now
         left = counts_of(dropping, params, sparsity, fraction)
         kept = kept_units(dropping, masks)
         rest = find(
@@ -342,8 +343,11 @@ def _refresh(
         )
         counts = counts_of(growing, params, sparsity)
         kept = kept_units(growing, rest)
-        return find(
+        new = find(
             growing, params, counts, states["grow"], grads, for_grow, kept
         )
+        return jnp.zeros_like(due), new
 
-    return lax.cond(due, rewired, lambda: masks)
+    # A loop of one pass at most, and no `cond`: under `vmap` that would rewire
+    # at every step if each model has its own count.
+    return lax.while_loop(lambda now: now[0], rewired, (due, masks))[1]

@@ -59,46 +59,102 @@ def find_slots(
     if not jax.tree.leaves(params):
         return {}
     state = jax.eval_shape(inner.init, params)
-    rest: list[Any] = []
-
-    def init(nothing: Any) -> Any:
-        rest.append(inner.init(nothing))
-        return rest[0]
-
     try:
-        slots = _slots(init, state, params, active)
+        slots = _slots(inner.init, state, params, active)
     except Exception as error:
         raise ValueError(
-            f"`{call}(inner)`: which slots of the state belong to which weight "
-            "can't be told; `optax.tree.map_params` fails on this optimizer "
-            f"with {type(error).__name__}: {error}."
+            f"`{call}(inner)`: which weights {_of_weights(inner, params)} of "
+            "the state belong to can't be told; `optax.tree.map_params` fails "
+            f"on this optimizer with {type(error).__name__}: {error}."
         ) from error
     named = jax.tree_util.tree_flatten_with_path(slots)[0]
+    found = {path_name(path): slot for path, slot in named}
     shapes = [x.shape for x in jax.tree.leaves(state)]
-    fixed = [np.shape(x) for x in jax.tree.leaves(rest)]
-    found = {}
-    for (path, slot), shape in zip(named, shapes, strict=True):
-        name = path_name(path)
-        same = bool(fixed) and slot.kind == "global" and shape == fixed.pop(0)
-        if slot.kind == "unknown" or (slot.kind == "global" and not same):
+    for (name, slot), shape in zip(found.items(), shapes, strict=True):
+        if slot.kind == "unknown":
             raise ValueError(
                 f"`{call}(inner)`: no rule says which entries of the slot "
                 f"{name!r}, of shape {shape}, belong to which weight, so that "
                 "the moments of new connections can't be set."
             )
-        found[name] = slot
     return found
+
+
+def _of_weights(inner: Any, params: Tree) -> str:
+    """The slots whose shapes change with those of the parameters, in words."""
+
+    def larger(p: Any) -> jax.ShapeDtypeStruct:
+        shape = tuple(n + 1 for n in np.shape(p))
+        return jax.ShapeDtypeStruct(shape, jnp.result_type(p))
+
+    named = jax.tree_util.tree_flatten_with_path(
+        jax.eval_shape(inner.init, params)
+    )[0]
+    try:
+        others = jax.tree.leaves(
+            jax.eval_shape(inner.init, jax.tree.map(larger, params))
+        )
+        moved = [
+            x.shape != y.shape for (_, x), y in zip(named, others, strict=True)
+        ]
+    except Exception:  # parameters of other shapes are not for this one
+        moved = [x.ndim > 0 for _, x in named]
+    names = [
+        path_name(path)
+        for (path, _), move in zip(named, moved, strict=True)
+        if move
+    ]
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"the slots {', '.join(map(repr, names[:3]))}{more}"
 
 
 def _slots(init: Any, state: Any, params: Tree, active: Masks) -> Any:
     """A :class:`Slot` in place of each array of the state."""
-    return optax.tree.map_params(
-        init,
-        lambda values: _pair(params, active, values),
-        state,
-        transform_non_params=lambda value: Slot("global"),
-        is_leaf=lambda node: True,  # a whole tree of slots at a time
-    )
+    fixed: list[tuple[int, ...]] = []  # shapes of a state without parameters
+
+    def start(nothing: Any) -> Any:
+        state = init(nothing)
+        fixed.extend(map(np.shape, jax.tree.leaves(state)))
+        return state
+
+    try:
+        return optax.tree.map_params(
+            start,
+            lambda values: _pair(params, active, values),
+            state,
+            transform_non_params=lambda x: _global(fixed.pop(0), x),
+            is_leaf=lambda node: True,  # a whole tree of slots at a time
+        )
+    except Exception:
+        # Not every `init` takes a tree without leaves, as that function gives.
+        slots = _slots_of_one(init, state, params, active)
+        if slots is None:
+            raise
+        return slots
+
+
+def _slots_of_one(init: Any, state: Any, params: Tree, active: Masks) -> Any:
+    """The same by states of one array; None if that does not tell.
+
+    Where the shapes of two such states differ is a tree like the parameters.
+    """
+    arrays = [jax.ShapeDtypeStruct(n, np.float32) for n in [(2, 3), (3, 4)]]
+
+    def node(one: Any, two: Any, values: Tree) -> Any:
+        if one.shape != two.shape:
+            return _pair(params, active, values)
+        return jax.tree.map(lambda x: _global(one.shape, x), values)
+
+    try:
+        one, two = (jax.eval_shape(init, array) for array in arrays)
+        return jax.tree.map(node, one, two, state)
+    except Exception:
+        return None
+
+
+def _global(shape: tuple[int, ...], value: Any) -> Slot:
+    """What should have the same shape for any parameters."""
+    return Slot("global" if np.shape(value) == shape else "unknown")
 
 
 def _pair(params: Tree, active: Masks, values: Tree) -> Any:
