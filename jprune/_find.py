@@ -239,6 +239,7 @@ def check_method(method: Method, params: Tree) -> None:
         state = method.criterion.init(params)
         after = method.criterion.update(params, state, params)
         _check_state(f"`{method.call}({method.role}=...)`", state, after)
+        counts_of(method, params, 0.5)  # the allocation may refuse the pools
         return _units(method, params, after, params, jax.random.key(0))[0]
 
     if jax.tree.leaves(params):
@@ -290,7 +291,10 @@ def counts_of(
     def units_of(params: Tree) -> Tree:
         return method.structure.to_units(jax.tree.map(wide, params))
 
-    units = jax.tree.leaves(jax.eval_shape(units_of, params))
+    tree = jax.eval_shape(units_of, params)
+    units = jax.tree.leaves(tree)
+    form: Any = jax.tree.structure(params)
+    of_leaves = form == jax.tree.structure(tree)
     few = method.structure.few
     ends = [len(x.shape) - 1 if few else 1 for x in units]  # of pools' axes
     shapes = [
@@ -299,7 +303,9 @@ def counts_of(
     pools = Pools(
         numbers=np.array([math.prod(x) for x, _ in shapes], np.int64),
         sizes=np.array([math.prod(x) for _, x in shapes], np.int64),
-        shapes=[_layer(method, x) for x in jax.tree.leaves(params)],
+        shapes=[_layer(method, x) for x in jax.tree.leaves(params)]
+        if of_leaves
+        else None,
         kept=method.structure.kept,
     )
     counts = method.allocation.counts(pools, sparsity)

@@ -23,7 +23,8 @@ class Pools(NamedTuple):
 
     numbers: np.ndarray  # int64, pools of each leaf
     sizes: np.ndarray  # int64, units in each of them
-    shapes: list[tuple[int, ...]]  # of parameters, without batch axes
+    # Of parameters, without batch axes; None where pools are not of leaves.
+    shapes: list[tuple[int, ...]] | None
     # As in Structure: how many units every pool keeps, where all of a leaf must
     # keep the same.
     kept: Callable[[Any, np.ndarray], Any] | None
@@ -116,11 +117,11 @@ def erdos_renyi(kernel: bool = True, power: float = 1.0) -> Allocation:
         return (max(sum(dims), 1) / max(math.prod(dims), 1)) ** power
 
     def counts(pools: Pools, sparsity: Any) -> Any:
-        if len(pools.shapes) != len(pools.sizes):
+        if pools.shapes is None:
             raise ValueError(
                 "`erdos_renyi()` divides among parameters, and the structure's "
-                f"{len(pools.sizes)} pools are parts of {len(pools.shapes)}; "
-                "`uniform` and `global_ranking` can."
+                f"{len(pools.sizes)} pools span several; `uniform` and "
+                "`global_ranking` can."
             )
         units = pools.numbers * pools.sizes
         if not units.size:

@@ -101,6 +101,10 @@ def random() -> Criterion:
       A :class:`Criterion` without state; float32 scores, uniform in [0, 1), the
       same for any sharding.
 
+    References:
+      Liu et al., `The Unreasonable Effectiveness of Random Pruning
+      <https://arxiv.org/abs/2202.02643>`_, 2022.
+
     >>> import jax, jax.numpy as jnp, jprune
     >>> masks = jprune.find_masks(jnp.ones((4, 4)), .5, key=jax.random.key(0),
     ...                           criterion=jprune.criteria.random())

@@ -125,11 +125,13 @@ def test_traced_totals_of_billions(sparsity: float) -> None:
 
 
 def test_lamp_of_its_paper() -> None:
+    """Equation 1 of https://arxiv.org/abs/2010.07611, worked out by hand."""
     found = global_ranking("lamp").normalize(jnp.array([[1.0, 2, 3, 4]]))
     np.testing.assert_allclose(found, [[1 / 30, 4 / 29, 9 / 25, 1]], rtol=1e-6)
 
 
 def test_normalised_ranking() -> None:
+    """JaxPruner's test of its global pruners, which normalise by leaf."""
     params = {
         "w": jnp.array([0.1, 0.9, -0.2, 0.5]),
         "w2": jnp.array([0.7, 0.8]),
