@@ -48,10 +48,18 @@ class Method(NamedTuple):
     role: str = "criterion"  # the criterion's name in the call
 
     def check(self) -> None:
-        """Refuses uncalled factories."""
+        """Refuses uncalled factories and what does not go together."""
         check_member(self.call, self.role, self.criterion, Criterion)
         check_member(self.call, "structure", self.structure, Structure)
         check_member(self.call, "allocation", self.allocation, Allocation)
+        pooling, fitting = self.structure.pooling, self.criterion.poolings
+        if pooling and fitting and pooling not in fitting:
+            raise ValueError(
+                f"`{self.call}({self.role}=..., structure=...)`: the criterion's "
+                f"scores have signs, which the structure's pooling={pooling!r} "
+                "loses; give the structure "
+                f"{' or '.join(f'`pooling={name!r}`' for name in fitting)}."
+            )
         alike = self.structure.kept
         if self.allocation.joint and alike is not None:
             raise ValueError(

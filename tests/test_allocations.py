@@ -160,8 +160,10 @@ def test_scores_that_are_not_finite(normalize: str) -> None:
     np.testing.assert_allclose(huge, alone, rtol=1e-6)
 
 
-def test_lamp_keeps_the_order_of_a_layer() -> None:
-    x = jnp.asarray(np.random.default_rng(0).integers(0, 9, (1, 200)) * 1.0)
+@pytest.mark.parametrize("low", [0, -9])
+def test_lamp_keeps_the_order_of_a_layer(low: int) -> None:
+    """That of scores with signs, too: their squares forget it."""
+    x = jnp.asarray(np.random.default_rng(0).integers(low, 9, (1, 200)) * 1.0)
     scores = global_ranking("lamp").normalize(x)
     order = jnp.argsort(x, descending=True, stable=True)
     other = jnp.argsort(scores, descending=True, stable=True)
