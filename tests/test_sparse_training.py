@@ -93,7 +93,7 @@ def examples(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_table_of_optimizer_states_is_that_of_the_docs(
     examples: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    examples("optimizer_states").main()
+    examples("optimizer_states").main([])
     printed = capsys.readouterr().out
     assert printed in (ROOT / "docs" / "sparse_training.md").read_text("utf-8")
     assert printed.count("refused") == 2
