@@ -208,6 +208,38 @@ def test_benchmark_of_the_training_step() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "flags", "first"),
+    [
+        (
+            "selection",
+            ["--quick", "--no-sorts"],
+            {"1e+06"},
+        ),
+        (
+            "straight_through",
+            ["--rounds=1", "--batch=8"],
+            {
+                "dense",
+                "straight-through, uniform",
+                "straight-through, one ranking",
+            },
+        ),
+    ],
+)
+def test_other_benchmarks(
+    script: str, flags: list[str], first: set[str]
+) -> None:
+    """Their tables have the rows that they should, with times in them."""
+    command = [sys.executable, f"examples/benchmarks/{script}.py", *flags]
+    printed = subprocess.check_output(command, cwd=ROOT, text=True)
+    rows = [line.split("|")[1:-1] for line in printed.splitlines()[4:]]
+    assert {row[0].strip() for row in rows} == first
+    times = [re.findall(r" (\d+\.\d+) ", "|".join(row)) for row in rows]
+    assert all(times)
+
+
+@pytest.mark.slow
 def test_every_pruner_at_the_end_holds(run: Run) -> None:
     results = run("chain_order")[0]["results"]
     assert len(results) > 40
