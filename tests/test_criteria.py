@@ -116,6 +116,16 @@ def test_scores_of_16_bits_do_not_underflow(name: str) -> None:
     np.testing.assert_array_equal(masks, [[True, False, True, False]])
 
 
+@pytest.mark.parametrize("name", ["movement", "fisher"])
+def test_a_state_costs_one_fused_pass(name: str) -> None:
+    """Weights, gradients and sums are read once, sums written once."""
+    criterion, _ = ONE_SHOT[name]
+    w = jax.ShapeDtypeStruct((1000, 64), jnp.float32)
+    program = jax.jit(criterion.update).lower(w, w, w).compile()
+    costs: Any = program.cost_analysis()
+    assert costs["bytes accessed"] == 4 * 4 * 64_000
+
+
 def test_the_state_keeps_its_dtype() -> None:
     """Whatever the dtype of the gradients: a scan needs that."""
     with jax.enable_x64(True):
