@@ -5,17 +5,19 @@ Prints the table of docs/sparse_training.md:
     python examples/optimizer_states.py
 """
 
+import argparse
 import functools
 import inspect
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 import optax.contrib
+from tqdm import tqdm
 
 import jprune
 from jprune.transforms._slots import Slot, find_slots
@@ -102,11 +104,16 @@ def row(name: str, make: Callable[[], Any]) -> str:
     return f"| {name} | {fresh} | {shared} |"
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prints the table."""
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    ).parse_args(argv)
+    made = tqdm(optimizers().items(), desc="optimizers")
+    rows = [row(name, make) for name, make in made]
     print("| optimizer | fresh for new connections | stay |")
     print("|---|---|---|")
-    for name, make in optimizers().items():
-        print(row(name, make))
+    print("\n".join(rows))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Digits, pruned to 90 % while a plain optax loop trains.
+"""Digits, pruned to 90 % while a plain optax loop trains:
 
 python examples/quickstart.py
 """

@@ -51,10 +51,18 @@ class Method(NamedTuple):
     role: str = "criterion"  # the criterion's name in the call
 
     def check(self) -> None:
-        """Refuses uncalled factories."""
+        """Refuses uncalled factories and what does not go together."""
         check_member(self.call, self.role, self.criterion, Criterion)
         check_member(self.call, "structure", self.structure, Structure)
         check_member(self.call, "allocation", self.allocation, Allocation)
+        pooling, fitting = self.structure.pooling, self.criterion.poolings
+        if pooling and fitting and pooling not in fitting:
+            raise ValueError(
+                f"`{self.call}({self.role}=..., structure=...)`: the criterion's "
+                f"scores have signs, which the structure's pooling={pooling!r} "
+                "loses; give the structure "
+                f"{' or '.join(f'`pooling={name!r}`' for name in fitting)}."
+            )
         alike = self.structure.kept
         if self.allocation.joint and alike is not None:
             raise ValueError(
@@ -297,6 +305,7 @@ def check_method(method: Method, params: Tree) -> None:
         state = method.criterion.init(params)
         after = method.criterion.update(params, state, params)
         _check_state(f"`{method.call}({method.role}=...)`", state, after)
+        counts_of(method, params, 0.5)  # the allocation may refuse the pools
         return _units(method, params, after, params, jax.random.key(0))[0]
 
     if jax.tree.leaves(params):
@@ -366,7 +375,10 @@ def pools_of(method: Method, params: Tree) -> Pools:
     def units_of(params: Tree) -> Tree:
         return method.structure.to_units(jax.tree.map(wide, params))
 
-    units = jax.tree.leaves(jax.eval_shape(units_of, params))
+    tree = jax.eval_shape(units_of, params)
+    units = jax.tree.leaves(tree)
+    form: Any = jax.tree.structure(params)
+    of_leaves = form == jax.tree.structure(tree)
     few = method.structure.few
     ends = [len(x.shape) - 1 if few else 1 for x in units]  # of pools' axes
     shapes = [
@@ -375,7 +387,9 @@ def pools_of(method: Method, params: Tree) -> Pools:
     return Pools(
         numbers=np.array([math.prod(x) for x, _ in shapes], np.int64),
         sizes=np.array([math.prod(x) for _, x in shapes], np.int64),
-        shapes=[_layer(method, x) for x in jax.tree.leaves(params)],
+        shapes=[_layer(method, x) for x in jax.tree.leaves(params)]
+        if of_leaves
+        else None,
         kept=method.structure.kept,
     )
 

@@ -23,7 +23,8 @@ class Pools(NamedTuple):
 
     numbers: np.ndarray  # int64, pools of each leaf
     sizes: np.ndarray  # int64, units in each of them
-    shapes: list[tuple[int, ...]]  # of parameters, without batch axes
+    # Of parameters, without batch axes; None where pools are not of leaves.
+    shapes: list[tuple[int, ...]] | None
     # As in Structure: how many units every pool keeps, where all of a leaf must
     # keep the same.
     kept: Callable[[Any, np.ndarray], Any] | None
@@ -116,11 +117,11 @@ def erdos_renyi(kernel: bool = True, power: float = 1.0) -> Allocation:
         return (max(sum(dims), 1) / max(math.prod(dims), 1)) ** power
 
     def counts(pools: Pools, sparsity: Any) -> Any:
-        if len(pools.shapes) != len(pools.sizes):
+        if pools.shapes is None:
             raise ValueError(
                 "`erdos_renyi()` divides among parameters, and the structure's "
-                f"{len(pools.sizes)} pools are parts of {len(pools.shapes)}; "
-                "`uniform` and `global_ranking` can."
+                f"{len(pools.sizes)} pools span several; `uniform` and "
+                "`global_ranking` can."
             )
         units = pools.numbers * pools.sizes
         if not units.size:
@@ -190,8 +191,8 @@ def global_ranking(
       normalize: What makes scores of different layers comparable. ``"l2"``
         divides by the norm of the layer's scores. ``"lamp"`` divides the square
         of each score by the sum of the squares that are not smaller in its
-        layer, for scores that are not negative:
-        :math:`s_u^2 / \sum_{v \ge u} s_v^2`.
+        layer: :math:`s_u^2 / \sum_{v \ge u} s_v^2`. It is made for scores that
+        are not negative; negative ones stay as they are, behind all others.
       min_density: Every layer keeps at least this fraction of its units, rounded
         up, by its own best; where that is more than the sparsity leaves, it is
         what stays. Static.
@@ -273,12 +274,13 @@ def _lamp(x: jax.Array) -> jax.Array:
     def pools(x: jax.Array) -> jax.Array:
         flat = x.reshape(x.shape[0], math.prod(x.shape[1:]))
         order = jnp.argsort(flat, axis=-1, descending=True, stable=True)
-        ranked = jnp.take_along_axis(_scaled(flat), order, -1) ** 2
+        scaled = _scaled(jnp.where(flat < 0, 0, flat))
+        ranked = jnp.take_along_axis(scaled, order, -1) ** 2
         sums = jnp.cumsum(ranked, axis=-1)
         scores = ranked / jnp.where(sums > 0, sums, 1)
         place = jnp.argsort(order, axis=-1)
         scores = jnp.take_along_axis(scores, place, -1).reshape(x.shape)
-        return jnp.where(jnp.isfinite(x), scores, x)
+        return jnp.where(jnp.isfinite(x) & (x >= 0), scores, x)
 
     sharding = jax.typeof(x).sharding
     return rearrange(pools, x, sharding.mesh, sharding.spec)

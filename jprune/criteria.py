@@ -37,6 +37,11 @@ class Criterion(NamedTuple):
     pooled: Callable[[Tree], Tree] = lambda units: units
     # Whether gradients are read; others' `grad=` is of no concern if not.
     reads_grads: bool = True
+    # By which `pooling=` of structures scores with signs keep them; empty: by any.
+    poolings: tuple[str, ...] = ()
+
+
+_SIGNED = ("mean", "max")
 
 
 def _stateless(score: Callable[..., Tree], reads_grads: bool) -> Criterion:
@@ -100,6 +105,10 @@ def random() -> Criterion:
     Returns:
       A :class:`Criterion` without state; float32 scores, uniform in [0, 1), the
       same for any sharding.
+
+    References:
+      Liu et al., `The Unreasonable Effectiveness of Random Pruning
+      <https://arxiv.org/abs/2202.02643>`_, 2022.
 
     >>> import jax, jax.numpy as jnp, jprune
     >>> masks = jprune.find_masks(jnp.ones((4, 4)), .5, key=jax.random.key(0),
@@ -174,8 +183,10 @@ def taylor(
           mean, units rank by :math:`(\sum_i w_i g_i)^2`: products of opposite
           sign cancel (the group form of Molchanov et al. 2019).
 
-        The last two are meant for structures that pool by the mean. Of single
-        weights ``"squared"`` ranks as ``"absolute"`` does.
+        The last two need the signs of the products: of the poolings of
+        structures, by ``"l2"`` unless told otherwise, ``"signed"`` goes with
+        ``"mean"`` and ``"max"``, ``"squared"`` with ``"mean"``; others are
+        refused. Of single weights ``"squared"`` ranks as ``"absolute"`` does.
 
     Returns:
       A :class:`Criterion` without state; scores in float32 at least.
@@ -216,11 +227,14 @@ def taylor(
         )
 
     criterion = _stateless(score, reads_grads=True)
-    if form != "squared":
-        return criterion
-    return criterion._replace(
-        pooled=lambda units: jax.tree.map(jnp.square, units)
-    )
+    if form == "signed":
+        return criterion._replace(poolings=_SIGNED)
+    if form == "squared":
+        return criterion._replace(
+            pooled=lambda units: jax.tree.map(jnp.square, units),
+            poolings=("mean",),
+        )
+    return criterion
 
 
 def _accumulated(
@@ -255,8 +269,9 @@ def movement() -> Criterion:
 
     over all updates so far: positive where gradient descent makes
     :math:`|w_i|` grow. Made for fine-tuning. What is pruned is zero and moves no
-    more: its score stays. Scores have a sign, so a structure should pool them by
-    the mean. Needs gradients, as :func:`gradient`.
+    more: its score stays. Scores have signs, so a structure must pool them by
+    ``"mean"`` or ``"max"``: its default, ``"l2"``, is refused. Needs gradients,
+    as :func:`gradient`.
 
     Returns:
       A :class:`Criterion`; its state are the sums, in float32 at least, like the
@@ -274,7 +289,8 @@ def movement() -> Criterion:
     >>> optax.apply_updates(params, updates)  # 1 grows, -4 shrinks
     Array([[1.1, 0. ]], dtype=float32)
     """
-    return _accumulated("movement()", jnp.negative)
+    criterion = _accumulated("movement()", jnp.negative)
+    return criterion._replace(poolings=_SIGNED)
 
 
 def fisher() -> Criterion:
@@ -372,7 +388,8 @@ def custom(fn: Callable[..., Tree]) -> Criterion:
       fn: ``params -> scores``, or ``(params, grads) -> scores`` if it takes two
         arguments, in which case gradients are needed, as for :func:`gradient`.
         Both are trees; leaves that are not pruned are ``optax.MaskedNode``.
-        Scores are a floating tree like ``params``.
+        Scores are a floating tree like ``params``. If they have signs that
+        matter, let the structure pool by ``"mean"`` or ``"max"``.
 
     Returns:
       A :class:`Criterion` without state. For state, or a random key, write a

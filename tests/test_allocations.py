@@ -125,11 +125,13 @@ def test_traced_totals_of_billions(sparsity: float) -> None:
 
 
 def test_lamp_of_its_paper() -> None:
+    """Equation 1 of https://arxiv.org/abs/2010.07611, worked out by hand."""
     found = global_ranking("lamp").normalize(jnp.array([[1.0, 2, 3, 4]]))
     np.testing.assert_allclose(found, [[1 / 30, 4 / 29, 9 / 25, 1]], rtol=1e-6)
 
 
 def test_normalised_ranking() -> None:
+    """JaxPruner's test of its global pruners, which normalise by leaf."""
     params = {
         "w": jnp.array([0.1, 0.9, -0.2, 0.5]),
         "w2": jnp.array([0.7, 0.8]),
@@ -158,8 +160,10 @@ def test_scores_that_are_not_finite(normalize: str) -> None:
     np.testing.assert_allclose(huge, alone, rtol=1e-6)
 
 
-def test_lamp_keeps_the_order_of_a_layer() -> None:
-    x = jnp.asarray(np.random.default_rng(0).integers(0, 9, (1, 200)) * 1.0)
+@pytest.mark.parametrize("low", [0, -9])
+def test_lamp_keeps_the_order_of_a_layer(low: int) -> None:
+    """That of scores with signs, too: their squares forget it."""
+    x = jnp.asarray(np.random.default_rng(0).integers(low, 9, (1, 200)) * 1.0)
     scores = global_ranking("lamp").normalize(x)
     order = jnp.argsort(x, descending=True, stable=True)
     other = jnp.argsort(scores, descending=True, stable=True)

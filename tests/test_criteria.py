@@ -1,6 +1,7 @@
 """What matters: scores against NumPy, and where their gradients come from."""
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -115,6 +116,16 @@ def test_scores_of_16_bits_do_not_underflow(name: str) -> None:
     np.testing.assert_array_equal(masks, [[True, False, True, False]])
 
 
+@pytest.mark.parametrize("name", ["movement", "fisher"])
+def test_a_state_costs_one_fused_pass(name: str) -> None:
+    """Weights, gradients and sums are read once, sums written once."""
+    criterion, _ = ONE_SHOT[name]
+    w = jax.ShapeDtypeStruct((1000, 64), jnp.float32)
+    program = jax.jit(criterion.update).lower(w, w, w).compile()
+    costs: Any = program.cost_analysis()
+    assert costs["bytes accessed"] == 4 * 4 * 64_000
+
+
 def test_the_state_keeps_its_dtype() -> None:
     """Whatever the dtype of the gradients: a scan needs that."""
     with jax.enable_x64(True):
@@ -183,6 +194,76 @@ def test_the_signed_form_is_the_change_of_a_linear_loss() -> None:
     )
     change = [-(w * slope)[:, i].sum() for i in range(4)]
     assert np.flatnonzero(~masks[0]).tolist() == [int(np.argmin(change))]
+
+
+SIGNED: dict[str, tuple[criteria.Criterion, str]] = {
+    "movement": (criteria.movement(), "`pooling='mean'` or `pooling='max'`"),
+    "signed": (
+        criteria.taylor("signed"),
+        "`pooling='mean'` or `pooling='max'`",
+    ),
+    "squared": (criteria.taylor("squared"), "`pooling='mean'`"),
+}
+
+
+@pytest.mark.parametrize("name", SIGNED)
+def test_signs_that_a_pooling_would_lose_are_refused(name: str) -> None:
+    """By name: the default, a norm, ranks as if there were no signs."""
+    criterion, remedy = SIGNED[name]
+
+    def find(structure: Structure) -> Any:
+        return jprune.find_masks(
+            PARAMS,
+            0.5,
+            criterion=criterion,
+            structure=structure,
+            grads=gradients(0),
+        )
+
+    for structure, pooling in [
+        (structures.channel(), "l2"),
+        (structures.group(2, pooling="l1"), "l1"),
+        (structures.block((1, 1)), "l2"),
+        (structures.channel(pooling="max"), "max"),
+    ]:
+        if f"pooling='{pooling}'" in remedy:
+            find(structure)
+            continue
+        message = (
+            "(criterion=..., structure=...)`: the criterion's scores have "
+            f"signs, which the structure's pooling='{pooling}' loses; give the "
+            f"structure {remedy}."
+        )
+        with pytest.raises(
+            ValueError, match=re.escape("`find_masks" + message)
+        ):
+            find(structure)
+        with pytest.raises(ValueError, match=re.escape("`prune" + message)):
+            jprune.prune(0.5, criterion=criterion, structure=structure)
+        with pytest.raises(ValueError, match=r"`rewire\(drop=..., structure"):
+            jprune.rigl(ADAM, 0.5, stop=9, drop=criterion, structure=structure)
+    for structure in (
+        structures.channel(pooling="mean"),
+        structures.unstructured(),
+        structures.fan_in(),
+        structures.n_m(0, 1),
+        columns(lambda s: s.sum(axis=0)),
+    ):
+        find(structure)
+
+
+def test_signs_decide_in_channels() -> None:
+    """A column that training shrinks goes before one that it hardly moves."""
+    w = jnp.ones((2, 3))
+    slopes = jnp.array([[5.0, -0.1, -1], [5, -0.1, -1]])
+    masks = jprune.find_masks(
+        w,
+        1 / 3,
+        grads=slopes,
+        criterion=criteria.movement(),
+        structure=structures.channel(pooling="mean"),
+    )
+    assert masks[0].tolist() == [False, True, True]
 
 
 @pytest.mark.parametrize("name", NEEDY)

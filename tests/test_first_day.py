@@ -160,6 +160,21 @@ def test_examples_have_help(name: str) -> None:
     assert re.search("flags\\($|ArgumentParser\\(", text, re.M)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "script",
+    sorted(
+        str(p.relative_to(ROOT))
+        for p in (ROOT / "examples").rglob("*.py")
+        if p.name != "common.py"  # what they share
+    ),
+)
+def test_every_script_explains_itself(script: str) -> None:
+    command = [sys.executable, script, "--help"]
+    printed = subprocess.check_output(command, cwd=ROOT, text=True)
+    assert printed.startswith("usage: ")
+
+
 def heads(text: str) -> list[str]:
     """How the lines with numbers begin, and no numbers."""
     lines = [line for line in text.splitlines() if re.search(r"\d", line)]
@@ -171,14 +186,10 @@ def heads(text: str) -> list[str]:
 @pytest.mark.parametrize("name", sorted(EXAMPLES))
 def test_whole_example_prints_what_the_docs_show(name: str) -> None:
     command = [sys.executable, f"examples/{name}.py"]
-    for flags in ([], ["--help"]):
-        found = subprocess.run(
-            command + flags, cwd=ROOT, capture_output=True, text=True
-        )
-        assert found.returncode == 0, found.stderr
-        if not flags:
-            shown = (ROOT / "docs" / "outputs" / f"{name}.txt").read_text()
-            assert heads(found.stdout) == heads(shown)
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    shown = (ROOT / "docs" / "outputs" / f"{name}.txt").read_text()
+    assert heads(found.stdout) == heads(shown)
 
 
 @pytest.mark.slow
@@ -194,6 +205,38 @@ def test_benchmark_of_the_training_step() -> None:
         assert int(state.replace(",", "")) > (
             8192 if "leaves" in case else 10**7
         )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "flags", "first"),
+    [
+        (
+            "selection",
+            ["--quick", "--no-sorts"],
+            {"1e+06"},
+        ),
+        (
+            "straight_through",
+            ["--rounds=1", "--batch=8"],
+            {
+                "dense",
+                "straight-through, uniform",
+                "straight-through, one ranking",
+            },
+        ),
+    ],
+)
+def test_other_benchmarks(
+    script: str, flags: list[str], first: set[str]
+) -> None:
+    """Their tables have the rows that they should, with times in them."""
+    command = [sys.executable, f"examples/benchmarks/{script}.py", *flags]
+    printed = subprocess.check_output(command, cwd=ROOT, text=True)
+    rows = [line.split("|")[1:-1] for line in printed.splitlines()[4:]]
+    assert {row[0].strip() for row in rows} == first
+    times = [re.findall(r" (\d+\.\d+) ", "|".join(row)) for row in rows]
+    assert all(times)
 
 
 @pytest.mark.slow

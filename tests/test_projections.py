@@ -86,6 +86,7 @@ def test_error_of_a_large_leaf(dtype: str, shape: Any) -> None:
 
 
 def test_article_example() -> None:
+    """(3, 4) lands on (.6, .8) of the unit ball, as a vector and as a tree."""
     got = frobenius_ball(1.0)(jnp.array([3.0, 4.0]))
     np.testing.assert_allclose(got, [0.6, 0.8], rtol=1e-7)
     tree = {"w": jnp.array([[3.0]]), "b": jnp.array([4.0])}

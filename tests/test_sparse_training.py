@@ -121,7 +121,7 @@ def test_table_of_optimizer_states_is_that_of_the_docs(
     examples: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     script = examples("optimizer_states")
-    script.main()
+    script.main([])
     printed = capsys.readouterr().out
     assert printed in (ROOT / "docs" / "sparse_training.md").read_text("utf-8")
     assert printed.count("refused") == 2

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import hypothesis
@@ -281,7 +282,8 @@ def test_gradually(name: str, allocation: str) -> None:
             assert (u.kept.sum(1) == counts.sum(1)).all()
 
 
-def test_n_m_of_a_paper() -> None:
+def test_n_m_of_jax_pruner() -> None:
+    """Its mask_calculator_test.py, N:M of rows; here the rows are outputs."""
     w = jnp.array(
         [
             [0.69, 0.37, 0.96, 0.81],
@@ -304,6 +306,7 @@ def test_2_4_of_tf_mot() -> None:
 
 
 def test_blocks_of_jax_pruner() -> None:
+    """The upper two of four quadrants go."""
     w = jnp.kron(jnp.array([[0.1, 0.2], [0.3, 0.4]]), jnp.ones((2, 2)))
     masks = jprune.find_masks(w, 0.5, structure=structures.block((2, 2)))
     np.testing.assert_array_equal(masks, w > 0.25)
@@ -373,6 +376,17 @@ def test_attention_kernels(
     flat = w.reshape(-1, columns)
     wanted = jprune.find_masks(flat, 0.6, structure=make(*args))
     np.testing.assert_array_equal(wide, wanted.reshape(shape))
+
+
+@pytest.mark.parametrize("name", ["fan_in", "n_m"])
+def test_grouped_convolutions(name: str) -> None:
+    """A kernel is (3, 3, inputs of a group, outputs of all groups)."""
+    w = jnp.asarray(np.random.default_rng(6).normal(size=(3, 3, 4, 6)))
+    find = partial(jprune.find_masks, structure=STRUCTURES[name][0])
+    alone = [find(part, 0.5) for part in jnp.split(w, 2, axis=-1)]
+    found = find(w, 0.5)
+    np.testing.assert_array_equal(found, jnp.concatenate(alone, axis=-1))
+    assert (found.sum((0, 1, 2)) == 18).all()
 
 
 STACKED = {
@@ -477,6 +491,14 @@ ERRORS: list[tuple[str, Callable[[], Any]]] = [
     (
         "`group(pooling=...)` must be one of 'l2', 'l1', 'mean', 'max', got 'sum'",
         lambda: structures.group(2, pooling="sum"),
+    ),
+    (
+        "`block(pooling=...)` must be one of 'l2', 'l1', 'mean', 'max', got 'L2'",
+        lambda: structures.block((2, 2), pooling="L2"),
+    ),
+    (
+        "`channel(pooling=...)` must be one of 'l2', 'l1', 'mean', 'max', got 2",
+        lambda: structures.channel(pooling=2),  # type: ignore[arg-type]
     ),
     (
         "`channel(axis=...)` must be an int or a sequence of ints, got 1.5",

@@ -1,5 +1,7 @@
 """Units of a program, as a graph and as a structure."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -150,13 +152,14 @@ def test_refusals(graph, params):
         jprune.find_masks(
             params | {"b": jnp.ones(3)}, 0.5, structure=jprune.units(graph)
         )
-    with pytest.raises(ValueError, match="2 pools are parts of 5"):
-        jprune.find_masks(
-            params,
-            0.5,
-            structure=jprune.units(graph),
-            allocation=allocations.erdos_renyi(),
-        )
+    method: Any = {
+        "structure": jprune.units(graph),
+        "allocation": allocations.erdos_renyi(),
+    }
+    with pytest.raises(ValueError, match="2 pools span several"):
+        jprune.find_masks(params, 0.5, **method)
+    with pytest.raises(ValueError, match="2 pools span several"):
+        jprune.prune(0.5, **method).init(params)
     nothing = jprune.trace_units(
         lambda p, x: x @ p, jnp.ones((4, 2)), jnp.ones((1, 4))
     )
