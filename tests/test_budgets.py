@@ -1,5 +1,7 @@
 """Sparsity as a fraction of parameters or multiply-adds: against counting."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -196,6 +198,25 @@ def test_what_is_pruned_stays_at_a_constant_target(graph, params):
         masks = jprune.get_masks(state)
         seen.add((*masks["b"].tolist(), *masks["c"].tolist()))
     assert len(seen) == 1
+
+
+@pytest.mark.parametrize("name", ["uniform", "ranking"])
+def test_the_same_in_a_step_and_on_a_mesh(name, graph, params):
+    how: dict[str, Any] = {
+        "structure": jprune.units(graph, by="multiply_adds"),
+        "allocation": ALLOCATIONS[name],
+    }
+    wanted = jprune.find_masks(params, 0.5, **how)
+    tx = jprune.prune(0.5, **how)
+    _, state = jax.jit(tx.update)(params, tx.init(params), params)
+    same = np.testing.assert_array_equal
+    jax.tree.map(same, jprune.get_masks(state), wanted)
+    kind = jax.sharding.AxisType.Explicit
+    mesh = jax.make_mesh((2,), ("x",), axis_types=(kind,))
+    with jax.set_mesh(mesh):
+        spec = jax.sharding.PartitionSpec(None, "x")
+        divided = params | {"w": jax.device_put(params["w"], spec)}
+        jax.tree.map(same, jprune.find_masks(divided, 0.5, **how), wanted)
 
 
 def test_refusals(graph, params):
