@@ -55,14 +55,6 @@ class Method(NamedTuple):
         check_member(self.call, self.role, self.criterion, Criterion)
         check_member(self.call, "structure", self.structure, Structure)
         check_member(self.call, "allocation", self.allocation, Allocation)
-        pooling, fitting = self.structure.pooling, self.criterion.poolings
-        if pooling and fitting and pooling not in fitting:
-            raise ValueError(
-                f"`{self.call}({self.role}=..., structure=...)`: the criterion's "
-                f"scores have signs, which the structure's pooling={pooling!r} "
-                "loses; give the structure "
-                f"{' or '.join(f'`pooling={name!r}`' for name in fitting)}."
-            )
         alike = self.structure.kept
         if self.allocation.joint and alike is not None:
             raise ValueError(
@@ -342,8 +334,21 @@ def _units(
     scores = lax.stop_gradient(like(params, scores, call, "scores"))
     # Sums of 16-bit scores overflow; those of built-in criteria are wide.
     scores = jax.tree.map(wide, scores)
-    units = method.criterion.pooled(method.structure.to_units(scores))
+    units = method.criterion.pooled(_pooled(method, scores))
     return jax.tree.flatten(method.allocation.normalize(units))
+
+
+def _pooled(method: Method, scores: Tree) -> Tree:
+    """Scores of units; where signs count, no norm may lose them."""
+
+    def part(sign: int) -> Tree:
+        return method.structure.to_units(
+            jax.tree.map(lambda s: jnp.maximum(sign * s, 0), scores)
+        )
+
+    if method.criterion.signed and method.structure.pooling in ("l2", "l1"):
+        return jax.tree.map(jnp.subtract, part(1), part(-1))
+    return method.structure.to_units(scores)
 
 
 def counts_of(

@@ -37,11 +37,9 @@ class Criterion(NamedTuple):
     pooled: Callable[[Tree], Tree] = lambda units: units
     # Whether gradients are read; others' `grad=` is of no concern if not.
     reads_grads: bool = True
-    # By which `pooling=` of structures scores with signs keep them; empty: by any.
-    poolings: tuple[str, ...] = ()
-
-
-_SIGNED = ("mean", "max")
+    # Whether the signs of scores count, also where a structure pools by a norm:
+    # then by that of the positive ones less that of the negative ones.
+    signed: bool = False
 
 
 def _stateless(score: Callable[..., Tree], reads_grads: bool) -> Criterion:
@@ -183,10 +181,9 @@ def taylor(
           mean, units rank by :math:`(\sum_i w_i g_i)^2`: products of opposite
           sign cancel (the group form of Molchanov et al. 2019).
 
-        The last two need the signs of the products: of the poolings of
-        structures, by ``"l2"`` unless told otherwise, ``"signed"`` goes with
-        ``"mean"`` and ``"max"``, ``"squared"`` with ``"mean"``; others are
-        refused. Of single weights ``"squared"`` ranks as ``"absolute"`` does.
+        The last two are meant for structures that pool by the mean. A norm,
+        their default, is that of the positive scores less that of the negative
+        ones. Of single weights ``"squared"`` ranks as ``"absolute"`` does.
 
     Returns:
       A :class:`Criterion` without state; scores in float32 at least.
@@ -227,14 +224,13 @@ def taylor(
         )
 
     criterion = _stateless(score, reads_grads=True)
+    if form == "absolute":
+        return criterion
     if form == "signed":
-        return criterion._replace(poolings=_SIGNED)
-    if form == "squared":
-        return criterion._replace(
-            pooled=lambda units: jax.tree.map(jnp.square, units),
-            poolings=("mean",),
-        )
-    return criterion
+        return criterion._replace(signed=True)
+    return criterion._replace(
+        pooled=lambda units: jax.tree.map(jnp.square, units), signed=True
+    )
 
 
 def _accumulated(
@@ -269,8 +265,8 @@ def movement() -> Criterion:
 
     over all updates so far: positive where gradient descent makes
     :math:`|w_i|` grow. Made for fine-tuning. What is pruned is zero and moves no
-    more: its score stays. Scores have signs, so a structure must pool them by
-    ``"mean"`` or ``"max"``: its default, ``"l2"``, is refused. Needs gradients,
+    more: its score stays. Where a structure pools by a norm, its default, that of
+    the negative scores is taken from that of the positive ones. Needs gradients,
     as :func:`gradient`.
 
     Returns:
@@ -290,7 +286,7 @@ def movement() -> Criterion:
     Array([[1.1, 0. ]], dtype=float32)
     """
     criterion = _accumulated("movement()", jnp.negative)
-    return criterion._replace(poolings=_SIGNED)
+    return criterion._replace(signed=True)
 
 
 def fisher() -> Criterion:

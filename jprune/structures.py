@@ -7,9 +7,9 @@ sequence of ints; several are read as one merged axis, in the given order.
 
 The score of a unit is pooled from its weights' by ``pooling``: ``"l2"``
 (:math:`\\sqrt{\\sum s^2}`, the default), ``"l1"`` (:math:`\\sum |s|`), ``"mean"``
-or ``"max"`` (of the scores as they are, which may be negative). The first two
-lose signs, so criteria that live by them, ``movement()`` for one, are refused
-there.
+or ``"max"`` (of the scores as they are, which may be negative). Of criteria whose
+signs count, ``movement()`` for one, the first two are the norm of the positive
+scores less that of the negative ones.
 """
 
 import math
@@ -68,7 +68,7 @@ class Structure(NamedTuple):
     # Where a sparsity is one of costs (``round_to`` is then at least 1): kept
     # units of every pool, int32 -> the fraction of the cost that is left.
     cost: Callable[[jax.Array], jax.Array] | None = None
-    pooling: str | None = None  # its name; criteria whose scores have signs ask
+    pooling: str | None = None  # its name: norms lose the signs of scores
 
 
 _Read = Callable[[Any, tuple[int, ...]], Layout]

@@ -1,7 +1,6 @@
 """What matters: scores against NumPy, and where their gradients come from."""
 
 import functools
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -196,60 +195,30 @@ def test_the_signed_form_is_the_change_of_a_linear_loss() -> None:
     assert np.flatnonzero(~masks[0]).tolist() == [int(np.argmin(change))]
 
 
-SIGNED: dict[str, tuple[criteria.Criterion, str]] = {
-    "movement": (criteria.movement(), "`pooling='mean'` or `pooling='max'`"),
-    "signed": (
-        criteria.taylor("signed"),
-        "`pooling='mean'` or `pooling='max'`",
-    ),
-    "squared": (criteria.taylor("squared"), "`pooling='mean'`"),
-}
-
-
-@pytest.mark.parametrize("name", SIGNED)
-def test_signs_that_a_pooling_would_lose_are_refused(name: str) -> None:
-    """By name: the default, a norm, ranks as if there were no signs."""
-    criterion, remedy = SIGNED[name]
-
-    def find(structure: Structure) -> Any:
-        return jprune.find_masks(
-            PARAMS,
-            0.5,
-            criterion=criterion,
-            structure=structure,
-            grads=gradients(0),
-        )
-
-    for structure, pooling in [
-        (structures.channel(), "l2"),
-        (structures.group(2, pooling="l1"), "l1"),
-        (structures.block((1, 1)), "l2"),
-        (structures.channel(pooling="max"), "max"),
-    ]:
-        if f"pooling='{pooling}'" in remedy:
-            find(structure)
-            continue
-        message = (
-            "(criterion=..., structure=...)`: the criterion's scores have "
-            f"signs, which the structure's pooling='{pooling}' loses; give the "
-            f"structure {remedy}."
-        )
-        with pytest.raises(
-            ValueError, match=re.escape("`find_masks" + message)
-        ):
-            find(structure)
-        with pytest.raises(ValueError, match=re.escape("`prune" + message)):
-            jprune.prune(0.5, criterion=criterion, structure=structure)
-        with pytest.raises(ValueError, match=r"`rewire\(drop=..., structure"):
-            jprune.rigl(ADAM, 0.5, stop=9, drop=criterion, structure=structure)
-    for structure in (
-        structures.channel(pooling="mean"),
-        structures.unstructured(),
-        structures.fan_in(),
-        structures.n_m(0, 1),
-        columns(lambda s: s.sum(axis=0)),
-    ):
-        find(structure)
+@pytest.mark.parametrize("pooling", ["l2", "l1"])
+@pytest.mark.parametrize("form", ["movement", "signed", "squared"])
+def test_norms_keep_signs(form: str, pooling: str) -> None:
+    """The norm of the positive scores less that of the negative ones."""
+    w, slope = jnp.asarray(RNG.normal(size=(2, 3, 4)), jnp.float32)
+    criterion = (
+        criteria.movement() if form == "movement" else criteria.taylor(form)  # type: ignore[arg-type]
+    )
+    masks = jprune.find_masks(
+        w,
+        0.5,
+        grads=slope,
+        criterion=criterion,
+        structure=structures.channel(pooling=pooling),
+    )
+    scores = np.asarray(w * slope) * (1 if form == "squared" else -1)
+    order = 2 if pooling == "l2" else 1
+    gain, loss = (
+        np.linalg.norm(np.maximum(x, 0), order, axis=0)
+        for x in (scores, -scores)
+    )
+    total = (gain - loss) ** 2 if form == "squared" else gain - loss
+    kept = np.sort(np.argsort(total)[2:])
+    np.testing.assert_array_equal(np.flatnonzero(masks[0]), kept)
 
 
 def test_signs_decide_in_channels() -> None:
