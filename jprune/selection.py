@@ -295,15 +295,24 @@ def _sample(plan: _Plan, leaves: list[Leaf]) -> list[Leaf]:
         part = size if plan.joint else leaf.scores.size
         left = max(64, size >> 17) if part >= 2**16 else 1
         slices: list[Any] = [slice(None)]
-        shape, spec = leaf.scores.shape, jax.typeof(leaf.scores).sharding.spec
-        for axis in range(1, len(shape)):
-            free = spec[axis] is None and left > 1
-            rest = axis + 1 == len(shape)
-            most = shape[axis] if rest else shape[axis] // 64
-            stride = min(left, max(most, 1)) if free else 1
+        for axis in range(1, leaf.scores.ndim):
+            stride = _stride(leaf.scores, axis, left)
             slices.append(slice(None, None, stride))
             left //= stride
-        if left == 1:
+        if left <= 8:  # of up to an eighth of all
             kept = None if leaf.kept is None else leaf.kept[*slices]
             some.append(leaf._replace(scores=leaf.scores[*slices], kept=kept))
     return some if plan.joint or len(some) == len(leaves) else []
+
+
+def _stride(x: jax.Array, axis: int, most: int) -> int:
+    """How far apart positions of a sample lie that devices take by themselves."""
+    sharding, n = jax.typeof(x).sharding, x.shape[axis]
+    if sharding.mesh.are_all_axes_explicit:
+        if sharding.spec[axis] is not None:
+            return 1
+    elif jax.device_count() > 1:
+        # The axis may be divided, evenly, among up to 64 devices or none.
+        n = 64 * math.gcd(n // 64, 2**30) if n % 64 == 0 else 64
+    wide = axis + 1 < x.ndim
+    return max(1, min(most, n // 64 if wide or n < x.shape[axis] else n))
