@@ -306,13 +306,13 @@ def _sample(plan: _Plan, leaves: list[Leaf]) -> list[Leaf]:
 
 
 def _stride(x: jax.Array, axis: int, most: int) -> int:
-    """How far apart positions of a sample lie that devices take by themselves."""
+    """How far apart the positions of a sample lie, so that none need travel."""
     sharding, n = jax.typeof(x).sharding, x.shape[axis]
+    whole = n if axis + 1 == x.ndim else n // 64
     if sharding.mesh.are_all_axes_explicit:
-        if sharding.spec[axis] is not None:
-            return 1
+        whole = whole if sharding.spec[axis] is None else 1
     elif jax.device_count() > 1:
-        # The axis may be divided, evenly, among up to 64 devices or none.
-        n = 64 * math.gcd(n // 64, 2**30) if n % 64 == 0 else 64
-    wide = axis + 1 < x.ndim
-    return max(1, min(most, n // 64 if wide or n < x.shape[axis] else n))
+        # The axis may be divided, by up to 64: a divisor of the smallest part.
+        most = 2 ** (most.bit_length() - 1)
+        whole = math.gcd(n // 64, most) if n % 64 == 0 else 1
+    return max(1, min(most, whole))

@@ -80,7 +80,8 @@ def test_float64():
 @pytest.mark.parametrize(
     "kind", ["normal", "heavy", "zeros", "sorted", "equal"]
 )
-def test_large_enough_to_be_sampled(kind):
+def test_large_enough_to_be_sampled(monkeypatch, kind):
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
     rng = np.random.default_rng(1)
     x = rng.normal(size=(1000, 300)).astype(np.float32)
     x = {
@@ -254,6 +255,31 @@ def test_only_counts_travel(axis_type):
     with jax.set_mesh(mesh):
         text = top_k_mask.lower(placed, jnp.int32(9)).compile().as_text()
     assert_only_counts_travel(str(text))
+
+
+@pytest.mark.parametrize(
+    ("shape", "spec"),
+    [
+        ((1024, 1000), P(None, "a")),
+        ((1000, 1024), P("a")),
+        ((800, 800), P("a")),
+        ((2**20,), P("a")),
+    ],
+)
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+def test_samples_stay_where_they_are(axis_type, shape, spec):
+    """However the axes are divided: no stride of a sample crosses a shard."""
+    mesh = jax.make_mesh((8,), ("a",), axis_types=(axis_type,))
+    x = jax.random.normal(jax.random.key(0), shape)
+    placed = jax.device_put(x, NamedSharding(mesh, spec))
+    with jax.set_mesh(mesh):
+        found = top_k_mask(placed, 1000)
+        compiled = top_k_mask.lower(placed, jnp.int32(9)).compile()
+    np.testing.assert_array_equal(joined([found]), expected([x], 1000))
+    assert_only_counts_travel(str(compiled.as_text()))
+    memory = compiled.memory_analysis()
+    assert memory is not None
+    assert memory.temp_size_in_bytes < x.nbytes / 8 / 10
 
 
 def assert_only_counts_travel(text):
