@@ -1,79 +1,26 @@
 """From parameters to masks: criterion, structure, allocation, selection."""
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from jprune import _budget, _counts
+from jprune._amounts import Counts, counts_of, multiples, pools_of, sizes_of
 from jprune._budget import Budget
-from jprune._checks import (
-    check_fixed,
-    check_member,
-    check_where,
-    choose,
-    is_traced,
-    prunable,
-)
-from jprune._ranking import count_alike, select_few
-from jprune._trees import is_hole, like, path_name, wide
+from jprune._checks import check_fixed, check_where, is_traced
+from jprune._method import Kept, Method, kept_units, unit_scores
+from jprune._ranking import select_few
+from jprune._trees import is_hole, like, path_name
 from jprune._typing import Masks, Tree, Where
-from jprune.allocations import Allocation, Pools, uniform
+from jprune.allocations import Allocation, uniform
 from jprune.criteria import Criterion, magnitude
 from jprune.masks import full_masks
 from jprune.selection import count_kept, select
 from jprune.structures import Structure, unstructured
-
-Counts: TypeAlias = _counts.Count | jax.Array | Budget
-"""Units that stay: in one ranking, or in the pools of each leaf in turn."""
-
-
-class Kept(NamedTuple):
-    """The units that masks in force keep."""
-
-    units: list[jax.Array]  # bool, [pools, ...] for each leaf
-    counts: jax.Array  # int32, see :func:`jprune.selection.count_kept`
-
-
-class Method(NamedTuple):
-    """What decides which weights stay, and how callers are named in errors."""
-
-    call: str
-    criterion: Criterion
-    structure: Structure
-    allocation: Allocation
-    role: str = "criterion"  # the criterion's name in the call
-
-    def check(self) -> None:
-        """Refuses uncalled factories and what does not go together."""
-        check_member(self.call, self.role, self.criterion, Criterion)
-        check_member(self.call, "structure", self.structure, Structure)
-        check_member(self.call, "allocation", self.allocation, Allocation)
-        alike = self.structure.kept
-        if self.allocation.joint and alike is not None:
-            raise ValueError(
-                f"`{self.call}(structure=..., allocation=...)`: "
-                f"`{_factory(alike)}` keeps the same number in all pools, which "
-                f"one ranking, `{_factory(self.allocation.counts)}`, can't; "
-                "`uniform` and `erdos_renyi` can."
-            )
-
-    def choose(self, where: Where, params: Tree) -> Tree:
-        """``params`` with holes in place of what is not pruned."""
-        if self.structure.where is not None:
-            where = self.structure.where
-        return choose(self.call, where, params, prunable)
-
-
-def _factory(member: Callable[..., Any]) -> str:
-    """The name of the function that made a member."""
-    return member.__qualname__.partition(".")[0]
 
 
 def find_masks(
@@ -172,7 +119,7 @@ def find(
     kept: Kept | None,
 ) -> Masks:
     """The masks of ``params``, of which every leaf is pruned."""
-    units, structure = _units(method, params, state, grads, key)
+    units, structure = unit_scores(method, params, state, grads, key)
     if not units:
         return params
     before = kept or (None, None)
@@ -200,7 +147,7 @@ def _affordable(
 ) -> _counts.Count:
     """How many of the best units of all a budget is enough for."""
     structure, pools = method.structure, pools_of(method, params)
-    sizes = _sizes(units)
+    sizes = sizes_of(units)
 
     def at(sparsity: Any) -> _counts.Count:
         return _counts.count_of(method.allocation.counts(pools, sparsity))
@@ -208,15 +155,10 @@ def _affordable(
     def left(sparsity: Any) -> jax.Array:
         marks = select(units, at(sparsity), kept, marked)
         counts = count_kept(marks, joint=False)
-        return structure.cost(_multiple(counts, sizes, structure.round_to))  # type: ignore[misc]
+        return structure.cost(multiples(counts, sizes, structure.round_to))  # type: ignore[misc]
 
     traced = any(map(is_traced, jax.tree.leaves((units, kept))))
     return at(_budget.units_lost(left, budget.sparsity, traced=traced))
-
-
-def _sizes(units: list[jax.Array]) -> np.ndarray:
-    """How many units every pool has, kept or not."""
-    return np.concatenate([np.full(len(x), x[0].size) for x in units])
 
 
 def _filled_up(
@@ -227,19 +169,12 @@ def _filled_up(
 ) -> list[jax.Array]:
     """What one ranking marked, and more until all pools hold multiples."""
     counts = count_kept(marks, joint=False)
-    counts = _multiple(counts, _sizes(units), multiple)
+    counts = multiples(counts, sizes_of(units), multiple)
     if kept is not None:  # what was pruned comes last
         units = [
             jnp.where(k, x, -jnp.inf) for x, k in zip(units, kept, strict=True)
         ]
     return select(units, counts, marks)
-
-
-def _multiple(counts: Any, sizes: np.ndarray, multiple: int) -> jax.Array:
-    """The next positive multiples, or all the units of a pool."""
-    counts = jnp.maximum(counts, 1)
-    counts = -(-counts // multiple) * multiple
-    return jnp.minimum(counts, sizes).astype(np.int32)
 
 
 def _reserve(
@@ -258,38 +193,6 @@ def _reserve(
     ]
 
 
-def is_due(method: Method, counts: Counts, kept: Kept) -> jax.Array:
-    """Whether the number of kept units in any pool is not what it should be."""
-    if isinstance(counts, Budget):
-        return _is_off(method, counts, kept)
-    now = _counts.count_of(kept.counts)
-    if isinstance(counts, _counts.Count):
-        return ~_counts.equal(_counts.total(now), counts)
-    return jnp.any(kept.counts != counts)
-
-
-def _is_off(method: Method, budget: Budget, kept: Kept) -> jax.Array:
-    """The same for what is kept in one ranking by a budget."""
-    structure, sizes = method.structure, _sizes(kept.units)
-    if not kept.units:
-        return jnp.zeros((), bool)
-
-    def rounded(counts: Any) -> jax.Array:
-        return _multiple(counts, sizes, structure.round_to)
-
-    least = np.zeros_like(sizes)
-    if method.allocation.least is not None:
-        least = method.allocation.least(sizes)
-    return _budget.is_off(
-        structure.cost,  # type: ignore[arg-type]
-        count_kept(kept.units, joint=False),
-        sizes,
-        rounded(least),
-        rounded,
-        budget.sparsity,
-    )
-
-
 def check_method(method: Method, params: Tree) -> None:
     """Refuses, without computing, what can't score or shape ``params``."""
 
@@ -298,7 +201,7 @@ def check_method(method: Method, params: Tree) -> None:
         after = method.criterion.update(params, state, params)
         _check_state(f"`{method.call}({method.role}=...)`", state, after)
         counts_of(method, params, 0.5)  # the allocation may refuse the pools
-        return _units(method, params, after, params, jax.random.key(0))[0]
+        return unit_scores(method, params, after, params, jax.random.key(0))[0]
 
     if jax.tree.leaves(params):
         jax.eval_shape(units, params)
@@ -322,130 +225,3 @@ def _check_state(call: str, before: Any, after: Any) -> None:
         jax.tree.map(jnp.asarray, state) for state in (before, after)
     )
     jax.tree_util.tree_map_with_path(check, before, after)
-
-
-def _units(
-    method: Method, params: Tree, state: Any, grads: Any, key: Any
-) -> tuple[list[jax.Array], Any]:
-    """Scores of units, ready to be ranked, and the structure of their tree."""
-    scores = method.criterion.score(params, state, grads, key)
-    call = f"`{method.call}({method.role}=...)`"
-    # Selection has no gradient: nothing of it is to be differentiated.
-    scores = lax.stop_gradient(like(params, scores, call, "scores"))
-    # Sums of 16-bit scores overflow; those of built-in criteria are wide.
-    scores = jax.tree.map(wide, scores)
-    units = method.criterion.pooled(_pooled(method, scores))
-    return jax.tree.flatten(method.allocation.normalize(units))
-
-
-def _pooled(method: Method, scores: Tree) -> Tree:
-    """Scores of units; where signs count, no norm may lose them."""
-
-    def part(sign: int) -> Tree:
-        return method.structure.to_units(
-            jax.tree.map(lambda s: jnp.maximum(sign * s, 0), scores)
-        )
-
-    if method.criterion.signed and method.structure.pooling in ("l2", "l1"):
-        return jax.tree.map(jnp.subtract, part(1), part(-1))
-    return method.structure.to_units(scores)
-
-
-def counts_of(
-    method: Method, params: Tree, sparsity: Any, dropped: Any = 0.0
-) -> Counts:
-    """How many units stay, in one ranking or in each pool.
-
-    Of each count the fraction ``dropped`` is taken off.
-    """
-    cost, pools = method.structure.cost, pools_of(method, params)
-    if cost is None or not len(pools.sizes):
-        return _unit_counts(method, pools, sparsity, dropped)
-    if method.allocation.joint:
-        return Budget(sparsity)
-
-    def left(sparsity: Any) -> jax.Array:
-        return cost(_unit_counts(method, pools, sparsity))  # type: ignore[arg-type]
-
-    # Counts need no scores: unless the sparsity is traced they are constants.
-    traced = is_traced(sparsity)
-    with nullcontext() if traced else jax.ensure_compile_time_eval():
-        sparsity = _budget.units_lost(left, sparsity, traced=traced)
-    return _unit_counts(method, pools, sparsity, dropped)
-
-
-def pools_of(method: Method, params: Tree) -> Pools:
-    """The pools of units of some parameters."""
-
-    def units_of(params: Tree) -> Tree:
-        return method.structure.to_units(jax.tree.map(wide, params))
-
-    tree = jax.eval_shape(units_of, params)
-    units = jax.tree.leaves(tree)
-    form: Any = jax.tree.structure(params)
-    of_leaves = form == jax.tree.structure(tree)
-    few = method.structure.few
-    ends = [len(x.shape) - 1 if few else 1 for x in units]  # of pools' axes
-    shapes = [
-        (x.shape[:n], x.shape[n:]) for x, n in zip(units, ends, strict=True)
-    ]
-    return Pools(
-        numbers=np.array([math.prod(x) for x, _ in shapes], np.int64),
-        sizes=np.array([math.prod(x) for _, x in shapes], np.int64),
-        shapes=[_layer(method, x) for x in jax.tree.leaves(params)]
-        if of_leaves
-        else None,
-        kept=method.structure.kept,
-    )
-
-
-def _unit_counts(
-    method: Method, pools: Pools, sparsity: Any, dropped: Any = 0.0
-) -> _counts.Count | jax.Array:
-    """The same where the sparsity is one of units."""
-    counts = method.allocation.counts(pools, sparsity)
-    if isinstance(dropped, jax.Array) or dropped:
-        counts = jax.tree.map(
-            partial(_counts.left_of, dropped),
-            counts,
-            is_leaf=lambda x: isinstance(x, _counts.Count),
-        )
-    if method.allocation.joint:
-        return _counts.count_of(counts)
-    few = method.structure.few
-    each = [
-        jnp.broadcast_to(_int32(count), () if few else (number,))
-        for number, count in zip(pools.numbers.tolist(), counts, strict=True)
-    ]
-    found = jnp.concatenate(
-        [jnp.zeros(0, np.int32), *map(jnp.atleast_1d, each)]
-    )
-    if method.structure.round_to:
-        sizes = np.repeat(pools.sizes, pools.numbers)
-        found = _multiple(found, sizes, method.structure.round_to)
-    return found
-
-
-def _int32(count: Any) -> jax.Array:
-    if isinstance(count, _counts.Count):
-        return _counts.to_int32(count)
-    return jnp.asarray(count, np.int32)
-
-
-def _layer(method: Method, p: Any) -> tuple[int, ...]:
-    """The shape of a parameter, or of one layer where it stacks several."""
-    batch = method.structure.batch_axis
-    axes = batch if isinstance(batch, Sequence) else [batch]
-    stacked = [axis % np.ndim(p) for axis in axes]
-    return tuple(n for i, n in enumerate(np.shape(p)) if i not in stacked)
-
-
-def kept_units(method: Method, masks: Masks) -> Kept:
-    """Units of which any weight is kept, and how many."""
-    scores = jax.tree.map(lambda m: m.astype(jnp.float32), masks)
-    units = [x > 0 for x in jax.tree.leaves(method.structure.to_units(scores))]
-    joint = method.allocation.joint
-    none = jnp.zeros(0, np.int32)
-    if method.structure.few and units:
-        return Kept(units, jnp.stack(list(map(count_alike, units))))
-    return Kept(units, count_kept(units, joint=joint) if units else none)

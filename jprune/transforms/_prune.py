@@ -9,6 +9,7 @@ import numpy as np
 import optax
 from jax import lax
 
+from jprune._amounts import counts_of, is_due
 from jprune._checks import (
     check_every,
     check_params,
@@ -17,14 +18,8 @@ from jprune._checks import (
     check_where,
     is_traced,
 )
-from jprune._find import (
-    Method,
-    check_method,
-    counts_of,
-    find,
-    is_due,
-    kept_units,
-)
+from jprune._find import check_method, find
+from jprune._method import Method, kept_units
 from jprune._trees import is_hole, like
 from jprune._typing import Masks, Sparsity, Tree, Where
 from jprune.allocations import Allocation, uniform

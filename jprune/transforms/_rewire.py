@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from jprune._amounts import counts_of
 from jprune._checks import (
     check_every,
     check_fixed,
@@ -16,7 +17,8 @@ from jprune._checks import (
     check_state,
     check_where,
 )
-from jprune._find import Method, check_method, counts_of, find, kept_units
+from jprune._find import check_method, find
+from jprune._method import Method, kept_units
 from jprune._trees import is_hole, like
 from jprune._typing import Masks, Scalar, Sparsity, Tree, Where
 from jprune.allocations import Allocation, uniform

@@ -1,0 +1,156 @@
+"""How many units stay: numbers of them, or what a budget is enough for."""
+
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jprune import _budget, _counts
+from jprune._budget import Budget
+from jprune._checks import is_traced
+from jprune._method import Kept, Method
+from jprune._trees import wide
+from jprune._typing import Tree
+from jprune.allocations import Pools
+from jprune.selection import count_kept
+
+Counts: TypeAlias = _counts.Count | jax.Array | Budget
+"""Units that stay: in one ranking, or in the pools of each leaf in turn."""
+
+
+def counts_of(
+    method: Method, params: Tree, sparsity: Any, dropped: Any = 0.0
+) -> Counts:
+    """How many units stay, in one ranking or in each pool.
+
+    Of each count the fraction ``dropped`` is taken off.
+    """
+    cost, pools = method.structure.cost, pools_of(method, params)
+    if cost is None or not len(pools.sizes):
+        return _unit_counts(method, pools, sparsity, dropped)
+    if method.allocation.joint:
+        return Budget(sparsity)
+
+    def left(sparsity: Any) -> jax.Array:
+        return cost(_unit_counts(method, pools, sparsity))  # type: ignore[arg-type]
+
+    # Counts need no scores: unless the sparsity is traced they are constants.
+    traced = is_traced(sparsity)
+    with nullcontext() if traced else jax.ensure_compile_time_eval():
+        sparsity = _budget.units_lost(left, sparsity, traced=traced)
+    return _unit_counts(method, pools, sparsity, dropped)
+
+
+def pools_of(method: Method, params: Tree) -> Pools:
+    """The pools of units of some parameters."""
+
+    def units_of(params: Tree) -> Tree:
+        return method.structure.to_units(jax.tree.map(wide, params))
+
+    tree = jax.eval_shape(units_of, params)
+    units = jax.tree.leaves(tree)
+    form: Any = jax.tree.structure(params)
+    of_leaves = form == jax.tree.structure(tree)
+    few = method.structure.few
+    ends = [len(x.shape) - 1 if few else 1 for x in units]  # of pools' axes
+    shapes = [
+        (x.shape[:n], x.shape[n:]) for x, n in zip(units, ends, strict=True)
+    ]
+    return Pools(
+        numbers=np.array([math.prod(x) for x, _ in shapes], np.int64),
+        sizes=np.array([math.prod(x) for _, x in shapes], np.int64),
+        shapes=[_layer(method, x) for x in jax.tree.leaves(params)]
+        if of_leaves
+        else None,
+        kept=method.structure.kept,
+    )
+
+
+def _unit_counts(
+    method: Method, pools: Pools, sparsity: Any, dropped: Any = 0.0
+) -> _counts.Count | jax.Array:
+    """The same where the sparsity is one of units."""
+    counts = method.allocation.counts(pools, sparsity)
+    if isinstance(dropped, jax.Array) or dropped:
+        counts = jax.tree.map(
+            partial(_counts.left_of, dropped),
+            counts,
+            is_leaf=lambda x: isinstance(x, _counts.Count),
+        )
+    if method.allocation.joint:
+        return _counts.count_of(counts)
+    few = method.structure.few
+    each = [
+        jnp.broadcast_to(_int32(count), () if few else (number,))
+        for number, count in zip(pools.numbers.tolist(), counts, strict=True)
+    ]
+    found = jnp.concatenate(
+        [jnp.zeros(0, np.int32), *map(jnp.atleast_1d, each)]
+    )
+    if method.structure.round_to:
+        sizes = np.repeat(pools.sizes, pools.numbers)
+        found = multiples(found, sizes, method.structure.round_to)
+    return found
+
+
+def _int32(count: Any) -> jax.Array:
+    if isinstance(count, _counts.Count):
+        return _counts.to_int32(count)
+    return jnp.asarray(count, np.int32)
+
+
+def _layer(method: Method, p: Any) -> tuple[int, ...]:
+    """The shape of a parameter, or of one layer where it stacks several."""
+    batch = method.structure.batch_axis
+    axes = batch if isinstance(batch, Sequence) else [batch]
+    stacked = [axis % np.ndim(p) for axis in axes]
+    return tuple(n for i, n in enumerate(np.shape(p)) if i not in stacked)
+
+
+def is_due(method: Method, counts: Counts, kept: Kept) -> jax.Array:
+    """Whether the number of kept units in any pool is not what it should be."""
+    if isinstance(counts, Budget):
+        return _is_off(method, counts, kept)
+    now = _counts.count_of(kept.counts)
+    if isinstance(counts, _counts.Count):
+        return ~_counts.equal(_counts.total(now), counts)
+    return jnp.any(kept.counts != counts)
+
+
+def _is_off(method: Method, budget: Budget, kept: Kept) -> jax.Array:
+    """The same for what is kept in one ranking by a budget."""
+    structure, sizes = method.structure, sizes_of(kept.units)
+    if not kept.units:
+        return jnp.zeros((), bool)
+
+    def rounded(counts: Any) -> jax.Array:
+        return multiples(counts, sizes, structure.round_to)
+
+    least = np.zeros_like(sizes)
+    if method.allocation.least is not None:
+        least = method.allocation.least(sizes)
+    return _budget.is_off(
+        structure.cost,  # type: ignore[arg-type]
+        count_kept(kept.units, joint=False),
+        sizes,
+        rounded(least),
+        rounded,
+        budget.sparsity,
+    )
+
+
+def sizes_of(units: list[jax.Array]) -> np.ndarray:
+    """How many units every pool has, kept or not."""
+    return np.concatenate([np.full(len(x), x[0].size) for x in units])
+
+
+def multiples(counts: Any, sizes: np.ndarray, multiple: int) -> jax.Array:
+    """The next positive multiples, or all the units of a pool."""
+    counts = jnp.maximum(counts, 1)
+    counts = -(-counts // multiple) * multiple
+    return jnp.minimum(counts, sizes).astype(np.int32)

@@ -1,0 +1,98 @@
+"""What decides which weights stay: a criterion, a structure, an allocation."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jprune._checks import check_member, choose, prunable
+from jprune._ranking import count_alike
+from jprune._trees import like, wide
+from jprune._typing import Masks, Tree, Where
+from jprune.allocations import Allocation
+from jprune.criteria import Criterion
+from jprune.selection import count_kept
+from jprune.structures import Structure
+
+
+class Method(NamedTuple):
+    """What decides which weights stay, and how callers are named in errors."""
+
+    call: str
+    criterion: Criterion
+    structure: Structure
+    allocation: Allocation
+    role: str = "criterion"  # the criterion's name in the call
+
+    def check(self) -> None:
+        """Refuses uncalled factories and what does not go together."""
+        check_member(self.call, self.role, self.criterion, Criterion)
+        check_member(self.call, "structure", self.structure, Structure)
+        check_member(self.call, "allocation", self.allocation, Allocation)
+        alike = self.structure.kept
+        if self.allocation.joint and alike is not None:
+            raise ValueError(
+                f"`{self.call}(structure=..., allocation=...)`: "
+                f"`{_factory(alike)}` keeps the same number in all pools, which "
+                f"one ranking, `{_factory(self.allocation.counts)}`, can't; "
+                "`uniform` and `erdos_renyi` can."
+            )
+
+    def choose(self, where: Where, params: Tree) -> Tree:
+        """``params`` with holes in place of what is not pruned."""
+        if self.structure.where is not None:
+            where = self.structure.where
+        return choose(self.call, where, params, prunable)
+
+
+def _factory(member: Callable[..., Any]) -> str:
+    """The name of the function that made a member."""
+    return member.__qualname__.partition(".")[0]
+
+
+def unit_scores(
+    method: Method, params: Tree, state: Any, grads: Any, key: Any
+) -> tuple[list[jax.Array], Any]:
+    """Scores of units, ready to be ranked, and the structure of their tree."""
+    scores = method.criterion.score(params, state, grads, key)
+    call = f"`{method.call}({method.role}=...)`"
+    # Selection has no gradient: nothing of it is to be differentiated.
+    scores = lax.stop_gradient(like(params, scores, call, "scores"))
+    # Sums of 16-bit scores overflow; those of built-in criteria are wide.
+    scores = jax.tree.map(wide, scores)
+    units = method.criterion.pooled(_pooled(method, scores))
+    return jax.tree.flatten(method.allocation.normalize(units))
+
+
+def _pooled(method: Method, scores: Tree) -> Tree:
+    """Scores of units; where signs count, no norm may lose them."""
+
+    def part(sign: int) -> Tree:
+        return method.structure.to_units(
+            jax.tree.map(lambda s: jnp.maximum(sign * s, 0), scores)
+        )
+
+    if method.criterion.signed and method.structure.pooling in ("l2", "l1"):
+        return jax.tree.map(jnp.subtract, part(1), part(-1))
+    return method.structure.to_units(scores)
+
+
+class Kept(NamedTuple):
+    """The units that masks in force keep."""
+
+    units: list[jax.Array]  # bool, [pools, ...] for each leaf
+    counts: jax.Array  # int32, see :func:`jprune.selection.count_kept`
+
+
+def kept_units(method: Method, masks: Masks) -> Kept:
+    """Units of which any weight is kept, and how many."""
+    scores = jax.tree.map(lambda m: m.astype(jnp.float32), masks)
+    units = [x > 0 for x in jax.tree.leaves(method.structure.to_units(scores))]
+    joint = method.allocation.joint
+    none = jnp.zeros(0, np.int32)
+    if method.structure.few and units:
+        return Kept(units, jnp.stack(list(map(count_alike, units))))
+    return Kept(units, count_kept(units, joint=joint) if units else none)
