@@ -34,6 +34,7 @@ LONG = {
         *("--sparsity", ".95", ".99"),
     ],
     "distill": [],
+    "benchmarks/selection": [f"--plot={IMAGES}/selection.png"],
 }
 SCRIPTS = {"digits_validation": "digits_sparse_training"}  # of another name
 
