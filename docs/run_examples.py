@@ -28,11 +28,7 @@ EXAMPLES = {
 # These take many minutes: only where they are named.
 LONG = {
     "digits_sparse_training": [f"--plot={IMAGES}/digits_sparse_training.png"],
-    "digits_validation": [
-        "--validate",
-        "--seeds=4",
-        *("--sparsity", ".95", ".99"),
-    ],
+    "digits_validation": ["--validate", "--seeds=4"],
     "distill": [],
     "benchmarks/selection": [f"--plot={IMAGES}/selection.png"],
 }

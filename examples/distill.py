@@ -19,10 +19,10 @@ import optax
 from digits_sparse_training import (
     BATCH,
     ERK,
-    METHODS,
     MODEL,
     Data,
     accuracy,
+    chosen_rate,
     load_data,
     mean_and_error,
     support,
@@ -70,7 +70,8 @@ def train(
     """Learns from the teacher by ``weight``, from labels by the rest."""
     first, order = jax.random.split(key)
     params = MODEL.init(first, data.x[:1])
-    rate = METHODS["gradual" if sparse else "dense"].rate  # chosen there
+    name, level = ("gradual", args.sparsity) if sparse else ("dense", 0.0)
+    rate = chosen_rate(name, level)
     tx: Any = optax.adam(optax.cosine_decay_schedule(rate, args.steps))
     if sparse:
         begin, length = args.steps // 10, args.steps * 2 // 3 - args.steps // 10

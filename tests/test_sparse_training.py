@@ -151,14 +151,24 @@ def test_digits_trains_and_prints(
     monkeypatch.setattr(digits, "METHODS", {"dense": methods["dense"]})
     digits.main([*flags, "--validate"])
     out = capsys.readouterr().out
-    assert "| method | rate 0.003 | rate 0.01 | rate 0.03 |" in out
-    assert re.search(r"^Best: dense 0\.\d+$", out, re.M)
+    assert "| method | sparsity | rate 0.003 | rate 0.01 | rate 0.03 |" in out
+    assert re.search(r"^\| dense \| 0 % \| \d", out, re.M)
+    assert re.search(r"^- dense: 0\.\d+$", out, re.M)
     data = digits.load_data()
     aside = digits.split(data.x, data.y)
     assert len(aside.x) + len(aside.x_test) == len(data.x) == 1347
     assert set(map(bytes, aside.x)) | set(map(bytes, aside.x_test)) == set(
         map(bytes, data.x)
     )
+
+
+def test_rate_is_that_of_the_nearest_sparsity(
+    examples: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digits = examples("digits_sparse_training")
+    monkeypatch.setitem(digits.CHOSEN, "RigL", {0.9: 1.0, 0.99: 2.0})
+    found = [digits.chosen_rate("RigL", s) for s in (0.5, 0.9, 0.96, 0.999)]
+    assert found == [1.0, 1.0, 2.0, 2.0]
 
 
 def test_outputs_shown_are_those_of_the_scripts(examples: Any) -> None:
@@ -168,13 +178,20 @@ def test_outputs_shown_are_those_of_the_scripts(examples: Any) -> None:
         name: (ROOT / "docs" / "outputs" / f"{name}.txt").read_text("utf-8")
         for name in ("digits_sparse_training", "digits_validation", "distill")
     }
-    rows = list(digits.METHODS)
+    assert list(digits.CHOSEN) == list(digits.METHODS)
+    found = {
+        name: re.findall(r"^\| ([\w-]+) \| \d.* ± ", text, re.M)
+        for name, text in shown.items()
+    }
+    assert found["digits_sparse_training"] == list(digits.CHOSEN)
+    assert found["digits_validation"] == [
+        name for name, rates in digits.CHOSEN.items() for _ in rates
+    ]
     for name in ("digits_sparse_training", "digits_validation"):
-        found = re.findall(r"^\| ([\w-]+) \| \d.* ± ", shown[name], re.M)
-        assert found == rows
-        assert "3,000 steps" in shown[name]
-    best = ", ".join(f"{n} {m.rate:g}" for n, m in digits.METHODS.items())
-    assert f"\nBest: {best}\n" in shown["digits_validation"]
+        assert "2,000 steps" in shown[name]
+    for name, rates in digits.CHOSEN.items():
+        best = ", ".join(f"{rate:g}" for rate in rates.values())
+        assert f"\n- {name}: {best}\n" in shown["digits_validation"]
     assert "| 90 % | 95 % | 98 % | 99 % |" in shown["digits_sparse_training"]
     assert shown["distill"].count("| 1,004 |") == 2
     gain, error = re.findall(
