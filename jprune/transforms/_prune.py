@@ -182,10 +182,13 @@ def _refresh(
         return jnp.zeros(due.shape, bool), jnp.zeros(marked.shape, np.int32)
 
     def choose_again(now: tuple[jax.Array, Masks]) -> tuple[jax.Array, Masks]:
-        due, masks = now
-        counts = counts_of(method, params, sparsity)
+        # Behind a barrier, else the compiler scores before it knows that it must.
+        (due, masks), p, remembered, g = lax.optimization_barrier(
+            (now, params, state, grads)
+        )
+        counts = counts_of(method, p, sparsity)
         kept = kept_units(method, masks)._replace(counts=marked)
-        new = find(method, params, counts, state, grads, key, kept)
+        new = find(method, p, counts, remembered, g, key, kept)
         return jnp.zeros_like(due), new
 
     due, marked = lax.cond(count % every == 0, look, wait)
