@@ -25,11 +25,12 @@ EXAMPLES = {
     "chain_order": [],
     "iris": [f"--plot={IMAGES}/iris.png"],
 }
-# These take many minutes: only where they are named.
+# These take many minutes, or print times: only where they are named.
 LONG = {
     "digits_sparse_training": [f"--plot={IMAGES}/digits_sparse_training.png"],
     "digits_validation": ["--validate", "--seeds=4"],
     "distill": [],
+    "compact": [],
     "benchmarks/selection": [f"--plot={IMAGES}/selection.png"],
 }
 SCRIPTS = {"digits_validation": "digits_sparse_training"}  # of another name
