@@ -84,16 +84,21 @@ def plot(rows: list[tuple[Any, ...]], path: str) -> None:
 
     figure = Figure((11, 4), layout="constrained")
     axes = figure.subplots(1, len(KINDS), sharey=True)
+    names = dict.fromkeys(row[3] for row in rows)
+    colors = {name: f"C{i}" for i, name in enumerate(names)}
     for ax, kind in zip(axes, KINDS, strict=True):
         lines: dict[str, list[tuple[float, float]]] = {}
         for size, of, sparsity, name, ms, _ in rows:
             if of == kind and sparsity == 0.9:
                 lines.setdefault(name, []).append((size, ms))
         for name, points in lines.items():
-            ax.loglog(*zip(*points, strict=True), ".-", label=name)
+            ax.loglog(
+                *zip(*points, strict=True), ".-", color=colors[name], label=name
+            )
         ax.set(title=f"{kind}, 90 % lost", xlabel="scores")
     axes[0].set_ylabel("ms")
-    axes[0].legend(fontsize=8)
+    lines, labels = axes[0].get_legend_handles_labels()
+    figure.legend(lines, labels, loc="outside right upper", fontsize=8)
     figure.savefig(path, dpi=80)
 
 
