@@ -33,7 +33,7 @@ def find_masks(
     where: Where = None,
     masks: Masks | None = None,
     grads: Tree | None = None,
-    key: jax.Array | None = None,
+    key: jax.Array | int | None = None,
 ) -> Masks:
     """Decides which weights stay, once.
 
@@ -55,7 +55,7 @@ def find_masks(
         that ``where`` does not select are returned as they are.
       grads: Gradients like ``params``, for criteria that need them. A criterion
         that accumulates takes them for its only step.
-      key: A random key, for criteria that need one.
+      key: A random key or a seed, for criteria that need one.
 
     Returns:
       A tree like ``params``: bool arrays of the parameters' shapes (and
@@ -80,6 +80,8 @@ def find_masks(
     method.check()
     sparsity = check_fixed("find_masks", sparsity)
     check_where("find_masks", where)
+    if isinstance(key, int | np.integer):
+        key = jax.random.key(key)
     chosen = method.choose(where, params)
     if grads is not None:
         grads = like(chosen, grads, "`find_masks(grads=...)`", "gradient")

@@ -140,6 +140,14 @@ def _names(part: Any) -> tuple[str, ...]:
     return part if isinstance(part, tuple) else (part,)
 
 
+def laid_out_like(x: jax.Array, here: jax.Array) -> jax.Array:
+    """``here``, on an Explicit mesh divided as ``x`` of the same shape is."""
+    sharding = jax.typeof(x).sharding
+    if sharding.mesh.are_all_axes_explicit:
+        return jax.sharding.reshard(here, sharding.spec)
+    return here
+
+
 def rearrange(
     function: Callable[[jax.Array], jax.Array],
     x: jax.Array,

@@ -123,11 +123,15 @@ def random() -> Criterion:
                 ", got key=None."
             )
         leaves, structure = jax.tree.flatten(params)
-        scores = [
-            jax.random.uniform(jax.random.fold_in(key, i), jnp.shape(leaf))
-            for i, leaf in enumerate(leaves)
-        ]
-        return jax.tree.unflatten(structure, scores)
+
+        def drawn(i: int, leaf: Any) -> jax.Array:
+            x = jax.random.uniform(jax.random.fold_in(key, i), jnp.shape(leaf))
+            return jnp.zeros_like(leaf, x.dtype) + x  # laid out like the leaf
+
+        return jax.tree.unflatten(
+            structure,
+            map(drawn, *zip(*enumerate(leaves), strict=True)) if leaves else [],
+        )
 
     return _stateless(score, reads_grads=False)
 

@@ -181,11 +181,24 @@ def measure_sparsity(masks: Masks) -> jax.Array:
     Returns:
       A scalar in [0, 1]; 0 for masks without weights.
 
+    Raises:
+      ValueError: A leaf is not bool; it is named.
+
     >>> import jax.numpy as jnp, jprune
     >>> jprune.measure_sparsity({"kernel": jnp.array([True, False]), "bias": None})
     Array(0.5, dtype=float32)
     """
-    leaves = [jnp.asarray(x) for x in jax.tree.leaves(masks)]
+    leaves = []
+    for path, mask in leaves_with_path(masks):
+        if is_hole(mask):
+            continue
+        found = getattr(mask, "dtype", type(mask).__name__)
+        if found != "bool":
+            raise ValueError(
+                f"`measure_sparsity(masks)`: the mask of {path_name(path)!r} must "
+                f"be bool, got {found}."
+            )
+        leaves.append(jnp.asarray(mask))
     size = sum(x.size for x in leaves)
     if not size:
         return jnp.zeros((), float)
@@ -282,6 +295,16 @@ class Summary(NamedTuple):
         return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
 
 
+def _is_opaque(leaf: Any) -> bool:
+    """Whether a leaf holds no numbers but, say, random keys."""
+    dtype = getattr(leaf, "dtype", None)
+    return dtype is not None and jnp.issubdtype(dtype, jax.dtypes.extended)
+
+
+def _nonzero(leaf: Any) -> int:
+    return int(jnp.count_nonzero(leaf))
+
+
 def summarize(params: Tree, masks: Masks) -> Summary:
     """Counts weights, kept weights and zeros, leaf by leaf.
 
@@ -326,7 +349,7 @@ def summarize(params: Tree, masks: Masks) -> Summary:
                 dtype=str(getattr(leaf, "dtype", type(leaf).__name__)),
                 weights=size,
                 kept=kept,
-                zeros=size - int(jnp.count_nonzero(leaf)),
+                zeros=0 if _is_opaque(leaf) else size - _nonzero(leaf),
                 masked=mask is not None,
             )
         )

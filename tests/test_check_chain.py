@@ -2,11 +2,14 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import optax.contrib
 import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import jprune
 
@@ -123,3 +126,13 @@ def test_non_finite_parameters_are_named() -> None:
     assert report.non_finite == ("bias",)
     assert "Not finite: bias." in str(report)
     assert report.zeros_persist
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_on_a_mesh(kind: AxisType) -> None:
+    mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(kind,) * 2)
+    tx = optax.chain(optax.adam(0.1), jprune.prune(0.5))
+    with jax.set_mesh(mesh):
+        placed = NamedSharding(mesh, P("x", "y"))
+        params = {"w": jax.device_put(jnp.ones((8, 4)), placed)}
+        assert jprune.check_chain(tx, params).zeros_persist

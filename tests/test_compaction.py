@@ -2,6 +2,7 @@
 
 import tracemalloc
 
+import chex
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -835,3 +836,19 @@ def check(model: Model) -> None:
     fn, params, args = model
     small = jprune.compact(fn, params, *args)
     assert relative(small.certify(*args, seeds=1)) < 1e-11
+
+
+def test_slots_with_axes_in_front_are_cut() -> None:
+    """L-BFGS is; the statistics of Adafactor and SM3 are refused by name."""
+    variables = MLP((160, 140, 3)).init(jax.random.key(0), jnp.ones((1, 130)))
+    fn, x = MLP((160, 140, 3)).apply, jnp.ones((1, 130))
+    structure = jprune.units(jprune.trace_units(fn, variables, x))
+    masks = jprune.find_masks(variables, 0.5, structure=structure)
+    small = jprune.compact(fn, variables, x, masks=masks)
+    state = small.take(optax.scale_by_lbfgs(3).init(variables))
+    chex.assert_trees_all_equal_shapes(
+        state, optax.scale_by_lbfgs(3).init(small.params)
+    )
+    for tx in (optax.adafactor(1e-3), optax.sm3(1e-3)):
+        with pytest.raises(ValueError, match=r"take\(tree\).*can't be told"):
+            small.take(tx.init(variables))

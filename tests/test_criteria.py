@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import jprune
 from jprune import criteria, structures
@@ -389,3 +391,15 @@ def test_a_key_is_as_good_as_a_seed(key: Any) -> None:
         key=jax.random.fold_in(key if typed else jax.random.key(3), 0),
     )
     chex.assert_trees_all_equal(state.masks, wanted)
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_random_masks_lie_where_the_weights_do(kind: AxisType) -> None:
+    mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(kind,) * 2)
+    w, random = jnp.ones((8, 4)), criteria.random()
+    wanted = jprune.find_masks(w, 0.5, criterion=random, key=0)
+    with jax.set_mesh(mesh):
+        placed = jax.device_put(w, NamedSharding(mesh, P("x", "y")))
+        found = jprune.find_masks(placed, 0.5, criterion=random, key=0)
+    np.testing.assert_array_equal(found, wanted)
+    assert found.sharding.is_equivalent_to(placed.sharding, 2)

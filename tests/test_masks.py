@@ -226,3 +226,17 @@ def test_summarize_broadcast_and_16_bits() -> None:
 def test_summarize_refuses_traced_values() -> None:
     with pytest.raises(ValueError, match=r"'a' is traced"):
         jax.jit(lambda p: jprune.summarize(p, MASKS).kept)(PARAMS)
+
+
+@pytest.mark.parametrize("bad", [np.array([1, 0]), np.array([1.0, 0.0])])
+def test_sparsity_of_numbers_is_refused(bad):
+    with pytest.raises(
+        ValueError, match=r"measure_sparsity.*'a/w' must be bool"
+    ):
+        jprune.measure_sparsity({"a": {"w": bad}})
+
+
+def test_summary_of_random_keys():
+    params = {"key": jax.random.key(0), "w": jnp.eye(2)}
+    summary = jprune.summarize(params, jprune.find_masks(params, 0.5))
+    assert summary.zeros == 2

@@ -465,3 +465,21 @@ def test_outside_and_inside_of_multi_steps() -> None:
     assert not np.asarray(landed["a"])[~np.asarray(masks["a"])].any()
     with pytest.raises(ValueError, match="goes inside `MultiSteps`"):
         jprune.rigl(tx, 0.5, fraction=0.5)
+
+
+@pytest.mark.parametrize("method", [jprune.rigl, jprune.sparse_evolution])
+def test_options_can_be_injected(method: Any) -> None:
+    tx = optax.inject_hyperparams(
+        method,
+        static_args=(
+            "inner",
+            "every",
+            "stop",
+            "structure",
+            "allocation",
+            "drop",
+        ),
+        hyperparam_dtype=jnp.float32,
+    )(optax.sgd(0.1), sparsity=0.5, fraction=0.25, every=2, stop=9, start=0)
+    params = jnp.ones((4, 4))
+    assert int(jprune.get_masks(tx.init(params)).sum()) == 8

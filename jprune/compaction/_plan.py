@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from jax.tree_util import KeyPath
+from jax.tree_util import KeyPath, SequenceKey
 
 from jprune._trees import is_hole, leaves_with_path, path_name, rebuild
 from jprune._typing import Masks, Tree
@@ -104,17 +104,21 @@ class Plan(NamedTuple):
         """Anything that holds trees like the parameters, cut the same way.
 
         An optimizer state, an average of the parameters, gradients, masks: a
-        leaf is cut if its path ends in that of a parameter. Others, and arrays
-        of at most one entry, stay as they are.
+        leaf is cut if its path ends in that of a parameter; it may have more axes
+        in front (L-BFGS). Others, and arrays of at most one entry, stay as they
+        are.
 
         Raises:
-          ValueError: A leaf is called like a parameter and has another shape.
+          ValueError: A leaf is called like a parameter that was cut and has
+            another shape, or lies in one of several slots of it (Adafactor, SM3):
+            what is left of such a statistic can't be told. Begin these with
+            ``init`` of the smaller parameters.
         """
         paths = ends(leaf.path for leaf in self.leaves)
         return rebuild(
             tree,
             [
-                _taken(path, x, self._leaf(partner(path, paths)))
+                _taken(path, x, self._leaf(_owner(path, paths)))
                 for path, x in leaves_with_path(tree)
             ],
         )
@@ -151,14 +155,27 @@ def _leaf_of(data: Any) -> LeafPlan:
     return leaf
 
 
+def _owner(path: KeyPath, paths: dict[Any, int]) -> int | None:
+    """The parameter that a leaf belongs to: called like it, or a part of it."""
+    found = partner(path, paths)
+    if found is None and path and isinstance(path[-1], SequenceKey):
+        found = partner(path[:-1], paths)  # one of its slots (SM3)
+    return found
+
+
 def _taken(path: KeyPath, x: Any, leaf: LeafPlan | None) -> Any:
     """A leaf of a tree, cut if a parameter is called like it."""
-    if leaf is None or is_hole(x) or np.size(x) <= 1:
+    if leaf is None or is_hole(x) or np.size(x) <= 1 or not any(leaf.kept):
         return x
-    if np.shape(x) != leaf.shape:
+    shape, more = np.shape(x), np.ndim(x) - len(leaf.shape)
+    stacked = any(rows is not None and len(rows) > 1 for rows in leaf.kept)
+    if more > 0 and shape[more:] == leaf.shape and not stacked:
+        return cut(x, (None,) * more + leaf.kept)
+    if shape != leaf.shape:
         raise ValueError(
-            f"`take(tree)`: {path_name(path)!r} has shape {np.shape(x)}, "
-            f"the parameter {leaf.path!r} {leaf.shape}."
+            f"`take(tree)`: {path_name(path)!r} has shape {shape}, the "
+            f"parameter {leaf.path!r} {leaf.shape}: which of its entries are "
+            "left can't be told. Use `init` of the smaller parameters."
         )
     return cut(x, leaf.kept)
 

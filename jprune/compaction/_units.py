@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
+from jprune._layout import laid_out_like
 from jprune._trees import is_hole, leaves_with_path, path_name, rebuild
 from jprune._typing import Masks, Tree
 from jprune.compaction._costs import COSTS, fraction_left
@@ -104,7 +105,8 @@ def units(graph: Graph, round_to: int = 1, by: str = "units") -> Structure:
         if i is not None and np.shape(x) != graph.leaves[i].shape:
             raise ValueError(
                 f"`units(graph)`: {path_name(path)!r} has shape {np.shape(x)}, "
-                f"the graph was traced with {graph.leaves[i].shape}."
+                f"the graph was traced with {graph.leaves[i].shape}; a compact "
+                "model has a graph of its own."
             )
         if i is None or not any((u >= 0).any() for u in graph.units[i]):
             return None
@@ -153,7 +155,8 @@ def units(graph: Graph, round_to: int = 1, by: str = "units") -> Structure:
                 shape[axis] = numbers.shape[-2]
                 if numbers.ndim == 3:
                     shape[0] = len(numbers)
-                mask &= _like(mask, kept[numbers].all(-1).reshape(shape))
+                here = kept[numbers].all(-1).reshape(shape)
+                mask &= laid_out_like(mask, jnp.broadcast_to(here, p.shape))
             found.append(mask)
         return rebuild(params, found)
 
@@ -171,12 +174,3 @@ def _whole(x: jax.Array) -> jax.Array:
     if jax.typeof(x).sharding.mesh.are_all_axes_explicit:
         return jax.sharding.reshard(x, PartitionSpec())
     return x
-
-
-def _like(mask: jax.Array, here: jax.Array) -> jax.Array:
-    """The same, broadcast to a mask and laid out like it."""
-    sharding = jax.typeof(mask).sharding
-    here = jnp.broadcast_to(here, mask.shape)
-    if sharding.mesh.are_all_axes_explicit:
-        return jax.sharding.reshard(here, sharding.spec)
-    return here

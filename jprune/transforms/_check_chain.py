@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from jprune._checks import check_every
+from jprune._layout import laid_out_like
 from jprune._trees import is_floating, is_hole, leaves_with_path, path_name
 from jprune._typing import Tree
 from jprune.masks import get_masks
@@ -181,7 +182,8 @@ def _filled(key: jax.Array, tree: Tree) -> Tree:
             x = jnp.asarray(x)
             drawn = jax.random.normal(jax.random.fold_in(key, i), x.shape)
             use = jnp.isfinite(x) & (x != 0)
-            leaves[i] = jnp.where(use, x, drawn.astype(x.dtype))
+            drawn = laid_out_like(x, drawn.astype(x.dtype))
+            leaves[i] = jnp.where(use, x, drawn)
     return jax.tree.unflatten(structure, leaves)
 
 
@@ -194,6 +196,7 @@ def _late(state: Any) -> Any:
 
     def halve(mask: jax.Array) -> jax.Array:
         other = jnp.arange(mask.size).reshape(mask.shape) % 2 == 0
+        other = laid_out_like(mask, other)
         return jnp.where(jnp.all(mask), mask & other, mask)
 
     def node(x: Any) -> Any:

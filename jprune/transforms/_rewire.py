@@ -1,5 +1,7 @@
 """Dynamic sparse training: sparse from the first step to the last."""
 
+import inspect
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -242,6 +244,17 @@ def rewire(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
+def _with_options(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Shows the options of :func:`rewire` in a signature, by which
+    ``optax.inject_hyperparams`` finds them."""
+    options = inspect.signature(rewire).parameters.values()
+    fn.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [p for p in options if p.name != "grow"]
+    )
+    return fn
+
+
+@_with_options
 def rigl(
     inner: optax.GradientTransformation, sparsity: Scalar, **options: Any
 ) -> optax.GradientTransformationExtraArgs:
@@ -265,6 +278,7 @@ def rigl(
     return rewire(inner, sparsity, grow=gradient(), **options)
 
 
+@_with_options
 def sparse_evolution(
     inner: optax.GradientTransformation, sparsity: Scalar, **options: Any
 ) -> optax.GradientTransformationExtraArgs:
