@@ -128,10 +128,8 @@ def random() -> Criterion:
             x = jax.random.uniform(jax.random.fold_in(key, i), jnp.shape(leaf))
             return jnp.zeros_like(leaf, x.dtype) + x  # laid out like the leaf
 
-        return jax.tree.unflatten(
-            structure,
-            map(drawn, *zip(*enumerate(leaves), strict=True)) if leaves else [],
-        )
+        scores = [drawn(i, leaf) for i, leaf in enumerate(leaves)]
+        return jax.tree.unflatten(structure, scores)
 
     return _stateless(score, reads_grads=False)
 

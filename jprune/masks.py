@@ -301,10 +301,6 @@ def _is_opaque(leaf: Any) -> bool:
     return dtype is not None and jnp.issubdtype(dtype, jax.dtypes.extended)
 
 
-def _nonzero(leaf: Any) -> int:
-    return int(jnp.count_nonzero(leaf))
-
-
 def summarize(params: Tree, masks: Masks) -> Summary:
     """Counts weights, kept weights and zeros, leaf by leaf.
 
@@ -342,6 +338,7 @@ def summarize(params: Tree, masks: Masks) -> Summary:
         if mask is not None:
             full = np.broadcast_to(np.asarray(mask), np.shape(leaf))
             kept = int(np.count_nonzero(full))
+        zeros = 0 if _is_opaque(leaf) else size - int(jnp.count_nonzero(leaf))
         rows.append(
             LeafSummary(
                 path=path_name(path),
@@ -349,7 +346,7 @@ def summarize(params: Tree, masks: Masks) -> Summary:
                 dtype=str(getattr(leaf, "dtype", type(leaf).__name__)),
                 weights=size,
                 kept=kept,
-                zeros=0 if _is_opaque(leaf) else size - _nonzero(leaf),
+                zeros=zeros,
                 masked=mask is not None,
             )
         )
