@@ -221,6 +221,7 @@ def test_benchmark_of_the_training_step() -> None:
             ["--rounds=1", "--batch=8"],
             {
                 "dense",
+                "straight-through, masks fixed",
                 "straight-through, uniform",
                 "straight-through, one ranking",
             },
