@@ -84,14 +84,17 @@ def _unit_counts(
         )
     if method.allocation.joint:
         return _counts.count_of(counts)
-    few = method.structure.few
-    each = [
-        jnp.broadcast_to(_int32(count), () if few else (number,))
-        for number, count in zip(pools.numbers.tolist(), counts, strict=True)
-    ]
-    found = jnp.concatenate(
-        [jnp.zeros(0, np.int32), *map(jnp.atleast_1d, each)]
-    )
+    numbers = pools.numbers
+    if method.structure.few:
+        numbers = np.ones_like(numbers)
+    if isinstance(counts, np.ndarray | jax.Array):  # one for each leaf
+        found = _int32(counts)[np.repeat(np.arange(len(numbers)), numbers)]
+    else:
+        each = [
+            jnp.broadcast_to(_int32(count), number)
+            for number, count in zip(numbers.tolist(), counts, strict=True)
+        ]
+        found = jnp.concatenate([jnp.zeros(0, np.int32), *each])
     if method.structure.round_to:
         sizes = np.repeat(pools.sizes, pools.numbers)
         found = multiples(found, sizes, method.structure.round_to)

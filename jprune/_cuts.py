@@ -2,9 +2,9 @@
 
 A *cut* divides the units of a pool in the order of the selection: under it lie
 all scores at or under ``low``, and of those at or under ``high`` the ones whose
-flat index is not before ``bound``. Cuts come as rows of bits, ``[1 + 2 * cuts,
-pools]`` unsigned: one ``high`` for all, then ``low`` and ``bound`` of each. All
-but the last are counted under, the last one divides.
+flat index is not before ``bound``. Cuts come as rows of bits, ``[2 * cuts + 2,
+pools]`` unsigned: ``low`` and ``bound`` of each, then for all one ``high``, and
+whether the kept are all kept and the choice is among the others.
 
 Everything here is jitted, so that it is traced once for all leaves of one
 shape; what it compiles to is a single read of the leaf, without copies.
@@ -26,18 +26,19 @@ EVERY = 2**31 - 1
 
 
 class Leaf(NamedTuple):
-    """One leaf of units, and what makes a unit a candidate."""
+    """One leaf of units, and which of them were kept."""
 
     scores: jax.Array  # [pools, ...] floating
-    kept: jax.Array | None  # [pools, ...] bool; None: all are candidates
-    grow: jax.Array | None  # [pools] bool: the candidates are those not kept
+    kept: jax.Array | None  # [pools, ...] bool; None: the choice is among all
 
 
 @jax.jit
 def count_under(leaf: Leaf, cuts: jax.Array) -> list[jax.Array]:
-    """The candidates under each cut but the last, ``[pools]``."""
-    leaf, cuts = lax.optimization_barrier((leaf, cuts[:-2]))
-    return _count([_candidates(leaf, x) for x in _under(leaf, cuts)])
+    """The candidates under each cut, ``[pools]``."""
+    # Behind a barrier, that nothing is made outside of a loop and kept.
+    leaf, cuts = lax.optimization_barrier((leaf, cuts))
+    under = _under(leaf, cuts[:-1])
+    return _count([_candidates(leaf, cuts[-1], x) for x in under])
 
 
 @jax.jit
@@ -47,38 +48,38 @@ def count_at_most(leaf: Leaf, cuts: jax.Array) -> list[jax.Array]:
         # Without the barrier the compiler prepares the scores once, outside
         # the loop, and keeps them: a copy of the scores, and no faster.
         leaf, cuts = lax.optimization_barrier((leaf, cuts))
-    flags = [_at_most(leaf, low) for low in float_of(cuts[1:-2:2])]
-    return _count([_candidates(leaf, x) for x in flags])
+    flags = [_at_most(leaf, low) for low in float_of(cuts[:-2:2])]
+    return _count([_candidates(leaf, cuts[-1], x) for x in flags])
 
 
 @jax.jit
-def mark(leaf: Leaf, cuts: jax.Array) -> jax.Array:
-    """What was kept and is no candidate, and what is not under the last cut."""
-    (under,) = _under(leaf, jnp.concatenate([cuts[:1], cuts[-2:]]))
+def mark(leaf: Leaf, cut: jax.Array) -> jax.Array:
+    """What was kept and is no candidate, and what is not under the cut."""
+    (under,) = _under(leaf, cut[:-1])
     best = ~under
-    if leaf.kept is None or leaf.grow is None:
+    if leaf.kept is None:
         return best
-    grow = _wide(leaf.grow, leaf)
-    return jnp.where(grow, leaf.kept | best, leaf.kept & best)
+    grow = _wide(cut[-1] != 0, leaf)
+    return (leaf.kept & best) | (grow & (leaf.kept | best))
 
 
 @jax.jit
-def count_true(flags: jax.Array) -> jax.Array:
+def count_true(flags: jax.Array) -> list[jax.Array]:
     """``[pools]``: how many are True, int32."""
-    return _count([flags])[0]
+    return _count([flags])
 
 
 @jax.jit
-def count_candidates(leaf: Leaf) -> jax.Array:
+def count_candidates(leaf: Leaf, grow: jax.Array) -> list[jax.Array]:
     """``[pools]``: between how many is chosen, int32."""
     if leaf.kept is None:
         shape = leaf.scores.shape
-        return jnp.full(shape[0], math.prod(shape[1:]), np.int32)
-    return _count([_candidates(leaf, jnp.asarray(True))])[0]
+        return [jnp.full(shape[0], math.prod(shape[1:]), np.int32)]
+    return _count([_candidates(leaf, grow, True)])
 
 
 @partial(jax.jit, static_argnames="dtype")
-def find_ends(leaf: Leaf, dtype: Any) -> list[jax.Array]:
+def find_ends(leaf: Leaf, grow: jax.Array, dtype: Any) -> list[jax.Array]:
     """The least and the highest key of candidates, ``[pools]`` each, in one read.
 
     Without candidates the least is above the highest.
@@ -86,7 +87,7 @@ def find_ends(leaf: Leaf, dtype: Any) -> list[jax.Array]:
     leaf = lax.optimization_barrier(leaf)
     real = np.float64 if np.dtype(dtype).itemsize == 8 else np.float32
     keys = keys_of(leaf.scores.astype(real))
-    here = _candidates(leaf, jnp.asarray(True))
+    here = _candidates(leaf, grow, True)
     least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
     bounds = np.array(most, dtype), np.array(least, dtype)
     ends = lax.reduce(
@@ -99,8 +100,8 @@ def find_ends(leaf: Leaf, dtype: Any) -> list[jax.Array]:
 
 
 def _wide(values: jax.Array, leaf: Leaf) -> jax.Array:
-    """A value per pool, to broadcast over the pool's units."""
-    return values.reshape((-1,) + (1,) * (leaf.scores.ndim - 1))
+    """A value per pool, for each of the pool's units."""
+    return lax.broadcast_in_dim(values, leaf.scores.shape, (0,))
 
 
 def _at_most(leaf: Leaf, limit: jax.Array) -> jax.Array:
@@ -114,30 +115,36 @@ def _at_most(leaf: Leaf, limit: jax.Array) -> jax.Array:
 
 def _under(leaf: Leaf, cuts: jax.Array) -> list[jax.Array]:
     """Which scores are under each cut; all are at or under a ``high`` of NaN."""
-    lows, bounds = float_of(cuts[1::2]), cuts[2::2].astype(np.int32)
-    high = float_of(cuts[0])
+    one = np.ones((), np.int32)
+    cuts, one = lax.optimization_barrier((cuts, one))  # see `_flat_index`
+    limits, bounds = float_of(cuts), cuts.astype(np.int32)
+    high = limits[-1]
     ties = _at_most(leaf, high) | _wide(jnp.isnan(high), leaf)
-    # The flat index by rows and columns, that no array of all indices is made;
-    # and behind a barrier, that nothing is made outside the loop and kept.
-    shape = leaf.scores.shape[1:]
-    splits = range(len(shape) + 1)
-    at = min(splits, key=lambda i: math.prod(shape[:i]) + math.prod(shape[i:]))
-    width = math.prod(shape[at:])
-    rows = lax.iota(np.int32, math.prod(shape[:at]))
-    rows, bounds = lax.optimization_barrier((rows, bounds))
-    rows = (rows * width).reshape(shape[:at] + (1,) * (len(shape) - at))
-    columns = lax.iota(np.int32, width).reshape(shape[at:])
+    index = _flat_index(leaf.scores.shape, one)
     return [
-        _at_most(leaf, low) | (ties & (columns >= _wide(bound, leaf) - rows))
-        for low, bound in zip(lows, bounds, strict=True)
+        _at_most(leaf, limits[i]) | (ties & (index >= _wide(bounds[i + 1], leaf)))
+        for i in range(0, len(cuts) - 1, 2)
     ]
 
 
-def _candidates(leaf: Leaf, flags: jax.Array) -> jax.Array:
+def _flat_index(shape: tuple[int, ...], one: jax.Array) -> jax.Array:
+    """Where in its pool each unit is.
+
+    Times a one that is known only inside a loop: else the compiler makes all
+    indices once, outside, and keeps them.
+    """
+    index = lax.full(shape, np.int32(0))
+    for axis in range(1, len(shape)):
+        stride = one * np.int32(math.prod(shape[axis + 1 :]))
+        index += lax.broadcasted_iota(np.int32, shape, axis) * stride
+    return index
+
+
+def _candidates(leaf: Leaf, grow: jax.Array, flags: Any) -> Any:
     """Those of ``flags`` between which is chosen."""
-    if leaf.kept is None or leaf.grow is None:
+    if leaf.kept is None:
         return flags
-    return flags & (leaf.kept != _wide(leaf.grow, leaf))
+    return flags & (leaf.kept != _wide(grow != 0, leaf))
 
 
 def _count(flags: list[jax.Array]) -> list[jax.Array]:

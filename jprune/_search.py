@@ -47,6 +47,7 @@ def search(
     parts: Callable[[jax.Array], list[jax.Array]],
     pooled: Callable[[jax.Array], Count],
     lost: Count,
+    grow: jax.Array,
     available: jax.Array,
     size: int,
     dtype: Any,
@@ -54,7 +55,7 @@ def search(
     ends: tuple[jax.Array, jax.Array] | None = None,
     hint: jax.Array | None = None,
     enough: Any = None,
-) -> tuple[list[jax.Array], jax.Array]:
+) -> tuple[jax.Array, jax.Array]:
     """Finds the cut under which each pool has ``lost`` candidates.
 
     The keys of a pass lie around the place where the wanted one would be if
@@ -63,12 +64,14 @@ def search(
     ends.
 
     Args:
-      count: Cuts of each leaf (see :mod:`jprune._cuts`), and whether any of them
-        divides equals, to the candidates ``[points, entries]`` under them.
-      parts: ``[..., entries]`` to an array for each leaf.
+      count: Cuts of what is read (see :mod:`jprune._cuts`), and whether any of
+        them divides equals, to the candidates ``[points, entries]`` under them.
+      parts: ``[..., entries]`` to an array for each thing that is read;
+        ``[..., 1]`` is for all.
       pooled: Counts of entries to counts of pools.
       lost: How many are wanted under the cut, ``[pools]``.
-      available: The candidates, ``[entries]`` int32.
+      grow: Whether the candidates are those that were not kept, bool ``[pools]``.
+      available: How many there are, ``[entries]`` int32.
       size: The largest number of units in an entry.
       dtype: Of keys, unsigned, as wide as the widest score.
       points: How many keys to ask for in one pass.
@@ -77,7 +80,7 @@ def search(
       enough: How few units in a bracket end the search; None: the cut is exact.
 
     Returns:
-      The cuts of each leaf, and keys around the last, ``[points, pools]``, of
+      The cut, ``[rows, entries]``, and keys around it, ``[points, pools]``, of
       which most are not further than ``enough`` units.
     """
     real = np.float64 if np.dtype(dtype).itemsize == 8 else np.float32
@@ -89,9 +92,10 @@ def search(
         low = bits_of(jnp.where(ties.found, ties.low, keys))
         index = np.array(size, dtype) - keys
         bound = jnp.where(ties.divided, index, ties.bound)
-        pairs = jnp.stack([jnp.broadcast_to(low, bound.shape), bound], axis=1)
-        high = jnp.broadcast_to(bits_of(ties.high), entries)
-        return jnp.concatenate([high[None], pairs.reshape(-1, *entries)])
+        high, last = bits_of(ties.high), grow.astype(dtype)
+        low, bound, high, last = _alike(low, bound, high[None], last[None])
+        pairs = jnp.stack([low, bound], axis=1).reshape(-1, low.shape[-1])
+        return jnp.concatenate([pairs, high, last])
 
     def across(low: jax.Array, high: jax.Array, first: Any, step: Any) -> Any:
         width = high - low
@@ -101,10 +105,9 @@ def search(
 
     # Cuts are made and divided among leaves at the end of a pass, for the next:
     # else that becomes part of the work on each leaf, and is compiled as often.
-    def ready(now: Bracket, ties: _Ties, keys: jax.Array, gap: Any) -> Any:
-        keys = jnp.clip(keys, now.low + 1, now.high - 1)
-        asked = parts(cuts(jnp.concatenate([keys, now.low[None]]), ties))
-        return now, ties, keys, asked, gap
+    def ready(low: Any, high: Any, ties: _Ties, keys: jax.Array) -> Any:
+        keys = jnp.clip(keys, low + 1, high - 1)
+        return keys, parts(cuts(keys, ties))
 
     def within(now: Bracket) -> jax.Array:
         return _counts.to_float(pooled(now.under_high - now.under_low))
@@ -148,35 +151,52 @@ def search(
         keys = across(now.low, now.high, first, step)
         # Of a few units it says nothing.
         gap = jnp.where(inside > 16, _gap(now, inside), gap)
-        return ready(now, ties, keys, gap)
+        return now, ties, *ready(now.low, now.high, ties, keys), gap
 
-    low = jnp.full(shape, sign - infinity - 1)
-    high = jnp.full(shape, sign + infinity + 1)
+    # As long as nothing is known of a pool, what is asked of it is the same for
+    # all, and needn't be divided among the leaves.
+    low = jnp.full(1, sign - infinity - 1)
+    high = jnp.full(1, sign + infinity + 1)
     if ends is not None:
         least, most = outside(*ends)
         high = jnp.clip(most + 1, low + 1, high)
         low = jnp.clip(least - 1, low, high - 1)
-    start = Bracket(
+    none = _Ties(
+        found=jnp.zeros(1, bool),
         low=low,
         high=high,
-        under_low=jnp.zeros(entries, np.int32),
-        under_high=available,
-    )
-    none = _Ties(
-        found=jnp.zeros(shape, bool),
-        low=start.low,
-        high=start.high,
-        divided=jnp.zeros(entries, bool),
-        bound=jnp.full(entries, EVERY, dtype),
+        divided=jnp.zeros(1, bool),
+        bound=jnp.full(1, EVERY, dtype),
     )
     if hint is None:
         even = 1 / (points + 1)
-        hint = across(start.low, start.high, even, even)
-    begin = ready(start, none, hint, _gap(start, within(start)))
-    now, _, _, asked, gap = lax.while_loop(unfinished, narrow, begin)
+        hint = across(low, high, even, even)
+    keys, asked = ready(low, high, none, hint)
+    start = Bracket(
+        low=jnp.broadcast_to(low, shape),
+        high=jnp.broadcast_to(high, shape),
+        under_low=jnp.zeros(entries, np.int32),
+        under_high=available,
+    )
+    ties = _Ties(
+        *(jnp.broadcast_to(x, shape) for x in none[:3]),
+        *(jnp.broadcast_to(x, entries) for x in none[3:]),
+    )
+    keys = jnp.broadcast_to(keys, (points, *shape))
+    begin = start, ties, keys, asked, _gap(start, within(start))
+    now, ties, _, _, gap = lax.while_loop(unfinished, narrow, begin)
     margin = within(now) if enough is None else enough
     beyond = _counts.to_float(_counts.subtract(lost, pooled(now.under_low)))
-    return asked, _around(now.low, gap, beyond, margin, points)
+    return (
+        cuts(now.low[None], ties),
+        _around(now.low, gap, beyond, margin, points),
+    )
+
+
+def _alike(*rows: jax.Array) -> list[jax.Array]:
+    """Rows of one entry as rows of as many as others have."""
+    entries = max(x.shape[-1] for x in rows)
+    return [jnp.broadcast_to(x, (len(x), entries)) for x in rows]
 
 
 def _gap(now: Bracket, inside: Any) -> jax.Array:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import lax
 from jax.tree_util import KeyPath
 
 from jprune._typing import Tree
@@ -159,3 +160,20 @@ def like(params: Tree, tree: Tree, call: str, kind: str) -> Tree:
             )
         leaves.append(leaf)
     return rebuild(params, leaves)
+
+
+def together(numbers: list[jax.Array]) -> jax.Array:
+    """Numbers of many leaves, ``[..., n]`` from each, in one array.
+
+    A few at a time, and behind barriers: what compiling one concatenation costs
+    grows with the square of its operands, and a reduction of it would become a
+    chain of operations that is fused into the work on each leaf.
+    """
+    few = 32
+    while len(numbers) > 1:
+        groups = [numbers[i : i + few] for i in range(0, len(numbers), few)]
+        numbers = [
+            lax.optimization_barrier(jnp.concatenate(group, axis=-1))
+            for group in groups
+        ]
+    return numbers[0]

@@ -61,7 +61,7 @@ def uniform() -> Allocation:
         kept = (pools.kept or _counts.left_of)(sparsity, pools.sizes)
         if isinstance(kept, _counts.Count):
             kept = _counts.to_int32(kept)
-        return list(kept)
+        return kept
 
     return Allocation(counts)
 
@@ -137,6 +137,8 @@ def erdos_renyi(kernel: bool = True, power: float = 1.0) -> Allocation:
         of_pools = np.repeat(np.arange(len(units)), pools.numbers)
         total = _counts.count_of(_counts.left_of(sparsity, units.sum()))
         dealt = _deal(densities[of_pools], pools.sizes[of_pools], total)
+        if len(of_pools) == len(units):
+            return dealt
         return jnp.split(dealt, np.cumsum(pools.numbers)[:-1])
 
     return Allocation(counts)

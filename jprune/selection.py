@@ -7,9 +7,8 @@ concatenation; on a mesh only counts travel.
 """
 
 import math
-from collections.abc import Iterable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +28,7 @@ from jprune._cuts import (
     mark,
 )
 from jprune._search import search
+from jprune._plan import Plan, plan_of
 from jprune._trees import is_hole, leaves_with_path, rebuild
 from jprune._typing import Masks, Tree
 
@@ -141,56 +141,8 @@ def _one_pool(units: jax.Array) -> jax.Array:
 
 def count_kept(masks: list[jax.Array], *, joint: bool) -> jax.Array:
     """Marked units, int32: of each leaf if ``joint``, else of all its pools."""
-    one = _one_pool if joint else lambda x: x
-    return jnp.concatenate([count_true(one(x)) for x in masks])
-
-
-class _Plan(NamedTuple):
-    """How values go to the leaves, and counts come back.
-
-    An *entry* is what one leaf has of one pool; entries follow each other leaf
-    after leaf. Each is a pool of its own; or, if ``joint``, all are one pool.
-    """
-
-    joint: bool
-    pools: tuple[int, ...]  # of each leaf
-
-    def pooled(self, each: jax.Array) -> Count:
-        """Counts ``[..., entries]`` to those of pools, ``[..., pools]``."""
-        counts = _counts.count_of(each)
-        if not self.joint:
-            return counts
-        first = jax.tree.map(lambda c: jnp.moveaxis(c, -1, 0), counts)
-        return jax.tree.map(lambda c: c[..., None], _counts.total(first))
-
-    def joined(self, counts: Iterable[list[jax.Array]]) -> jax.Array:
-        """Some counts ``[pools]`` of each leaf to ``[counts, entries]``."""
-        each = list(counts)
-        if set(self.pools) != {1}:
-            pairs = zip(*each, strict=True)
-            return jnp.stack([jnp.concatenate(c) for c in pairs])
-        # One concatenation, not one per count: it compiles much faster.
-        flat = jnp.concatenate([c for leaf in each for c in leaf])
-        return flat.reshape(len(each), -1).T
-
-    def ends(self, each: Iterable[list[jax.Array]]) -> list[jax.Array]:
-        """The least and the highest ``[pools]``, from those of each leaf."""
-        least, most = self.joined(each)
-        if not self.joint:
-            return [least, most]
-        return [least.min(keepdims=True), most.max(keepdims=True)]
-
-    def parts(self, values: jax.Array) -> list[jax.Array]:
-        """``[..., entries]`` cut into one array for each leaf."""
-        pools = self.pools
-        if set(pools) != {1} or len(pools) == 1:
-            return jnp.split(values, np.cumsum(pools)[:-1], axis=-1)
-        # By sums and not by slices: each slice is compiled for itself, and takes
-        # as long as a loop over a leaf; sums are all the same program.
-        return [
-            jnp.sum(values, -1, where=row, keepdims=True).astype(values.dtype)
-            for row in np.eye(len(pools), dtype=bool)
-        ]
+    leaves = list(map(_one_pool, masks)) if joint else masks
+    return plan_of(leaves, joint=joint).read(count_true, leaves)[0]
 
 
 @partial(jax.jit, static_argnames="joint")
@@ -203,9 +155,11 @@ def _select(
     joint: bool,
 ) -> list[jax.Array]:
     """See :func:`select`; ``wanted`` has an entry for each pool."""
-    plan = _Plan(joint, tuple(x.shape[0] for x in units))
-    leaves = [Leaf(x, None, None) for x in units]
-    available = jnp.concatenate(list(map(count_candidates, leaves)))
+    leaves = list(map(Leaf, units, kept or [None] * len(units)))
+    plan = plan_of(leaves, joint=joint)
+    sizes = [math.prod(x.shape[1:]) for x in units]
+    available = jnp.asarray(np.repeat(sizes, plan.pools), np.int32)
+    grow = jnp.zeros(1, bool)
     if kept is not None:
         # Kept units come first: with enough of them the choice is among them,
         # else they all stay and the choice is among the others.
@@ -215,15 +169,18 @@ def _select(
         rest = _counts.subtract(wanted, total)
         wanted = _counts.where(grow, rest, wanted)
         available = jnp.where(grow, available - marked, marked)
-        each = jnp.broadcast_to(grow, available.shape)
-        leaves = list(map(Leaf, units, kept, plan.parts(each)))
     lost = _counts.subtract(plan.pooled(available), wanted)
-    return list(map(mark, leaves, _find_cut(plan, leaves, lost, available)))
+    cut = _find_cut(plan, leaves, lost, grow, available)
+    return list(map(mark, leaves, plan.to_leaves(cut)))
 
 
 def _find_cut(
-    plan: _Plan, leaves: list[Leaf], lost: Count, available: jax.Array
-) -> list[jax.Array]:
+    plan: Plan,
+    leaves: list[Leaf],
+    lost: Count,
+    grow: jax.Array,
+    available: jax.Array,
+) -> jax.Array:
     """The cut under which lie the ``lost`` candidates of each pool."""
     wide = any(x.scores.dtype == jnp.float64 for x in leaves)
     dtype = np.uint64 if wide else np.uint32
@@ -231,41 +188,45 @@ def _find_cut(
     def find(
         some: list[Leaf], lost: Count, available: jax.Array, **how: Any
     ) -> Any:
-        its = plan._replace(pools=tuple(x.scores.shape[0] for x in some))
+        its = plan_of(some, joint=plan.joint)
 
         def all_under(cuts: list[jax.Array]) -> jax.Array:
-            return its.joined(map(count_under, some, cuts))
+            return its.read(count_under, some, cuts)
 
         def at_most(cuts: list[jax.Array]) -> jax.Array:
-            return its.joined(map(count_at_most, some, cuts))
+            return its.read(count_at_most, some, cuts)
 
         def count(cuts: list[jax.Array], ties: jax.Array) -> jax.Array:
             # Comparing scores alone is faster, but twice as much to compile.
-            if len(leaves) > 16:
+            if many:
                 return all_under(cuts)
             return lax.cond(ties, all_under, at_most, cuts)
 
         size = max(math.prod(x.scores.shape[1:]) for x in some)
-        if "hint" not in how and len(some) <= 16:
-            how["ends"] = its.ends(find_ends(x, dtype) for x in some)
+        if "hint" not in how and not many:
+            ends = partial(find_ends, dtype=dtype)
+            how["ends"] = its.ends(its.read(ends, some, its.to_blocks(grow)))
         return search(
             count,
-            its.parts,
+            its.to_blocks,
             plan.pooled,
             lost,
+            grow,
             available,
             size,
             dtype,
             **how,
         )
 
-    points = 7 if len(leaves) <= 16 else 3
+    many = len(plan.blocks) > 32
+    points = 3 if many else 7
     some = _sample(plan, leaves)
     if not some:
         return find(leaves, lost, available, points=points)[0]
     # The wanted key of a sample is most likely near that of all; how near, the
     # standard error says.
-    here = jnp.concatenate(list(map(count_candidates, some)))
+    its = plan_of(some, joint=plan.joint)
+    here = its.read(count_candidates, some, its.to_blocks(grow))[0]
     most, part = plan.pooled(here), _counts.to_float(lost)
     whole = _counts.to_float(plan.pooled(available))
     seen = _counts.to_float(most)
@@ -277,7 +238,7 @@ def _find_cut(
     return find(leaves, lost, available, points=points, hint=hint)[0]
 
 
-def _sample(plan: _Plan, leaves: list[Leaf]) -> list[Leaf]:
+def _sample(plan: Plan, leaves: list[Leaf]) -> list[Leaf]:
     """About one in 64 units of the largest leaves, at most 2**17; [] if few.
 
     Regular slices, and none across devices. A bad sample costs passes, and

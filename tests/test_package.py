@@ -32,7 +32,7 @@ LAYERS = [
     ("masks",),
     ("_keys",),
     ("_cuts",),
-    ("_search",),
+    ("_search", "_plan"),
     ("selection", "_straight_through"),
     ("criteria", "structures", "allocations", "projections"),
     ("_budget", "_method"),

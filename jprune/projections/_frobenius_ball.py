@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jprune._checks import check_radius
+from jprune._trees import together
 from jprune._typing import Projection, Scalar, Tree
 from jprune.projections._leaves import scale_of
 
@@ -49,9 +50,11 @@ def frobenius_ball(radius: Scalar) -> Projection:
             return tree
         dtype = jnp.result_type(jnp.float32, *(x.dtype for x in leaves))
         wide = [x.astype(dtype) for x in leaves]
-        largest = _together([jnp.max(jnp.abs(x)) for x in wide]).max()
+        largest = together([jnp.max(jnp.abs(x))[None] for x in wide]).max()
         scale = scale_of(largest)
-        squares = _together([_sum_of_squares(x * scale) for x in wide]).sum()
+        squares = together(
+            [_sum_of_squares(x * scale)[None] for x in wide]
+        ).sum()
         norm = jnp.sqrt(jnp.where(largest == 0, 1, squares))
         limit = jnp.asarray(radius, dtype)
         inside = (limit * scale >= norm) | (largest == 0)
@@ -65,15 +68,6 @@ def frobenius_ball(radius: Scalar) -> Projection:
         return jax.tree.map(shrink, tree)
 
     return project
-
-
-def _together(numbers: list[jax.Array]) -> jax.Array:
-    """One array of a number from each leaf, that is reduced once.
-
-    Else the compiler makes a chain of binary operations of the reduction, and
-    that chain a part of what it does to each leaf: of 500 leaves in minutes.
-    """
-    return jax.lax.optimization_barrier(jnp.stack(numbers))
 
 
 def _sum_of_squares(x: jax.Array) -> jax.Array:
