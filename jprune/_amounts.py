@@ -87,8 +87,11 @@ def _unit_counts(
     numbers = pools.numbers
     if method.structure.few:
         numbers = np.ones_like(numbers)
-    if isinstance(counts, np.ndarray | jax.Array):  # one for each leaf
-        found = _int32(counts)[np.repeat(np.arange(len(numbers)), numbers)]
+    if isinstance(counts, _counts.Count | np.ndarray | jax.Array):
+        found = _int32(counts)
+        if found.ndim == 1:  # one for each leaf
+            found = found[np.repeat(np.arange(len(numbers)), numbers)]
+        found = found.ravel()
     else:
         each = [
             jnp.broadcast_to(_int32(count), number)

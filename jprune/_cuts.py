@@ -56,11 +56,10 @@ def count_at_most(leaf: Leaf, cuts: jax.Array) -> list[jax.Array]:
 def mark(leaf: Leaf, cut: jax.Array) -> jax.Array:
     """What was kept and is no candidate, and what is not under the cut."""
     (under,) = _under(leaf, cut[:-1])
-    best = ~under
     if leaf.kept is None:
-        return best
-    grow = _wide(cut[-1] != 0, leaf)
-    return (leaf.kept & best) | (grow & (leaf.kept | best))
+        return ~under
+    here = _candidates(leaf, cut[-1], True)
+    return lax.select(here, ~under, leaf.kept)
 
 
 @jax.jit
@@ -122,7 +121,8 @@ def _under(leaf: Leaf, cuts: jax.Array) -> list[jax.Array]:
     ties = _at_most(leaf, high) | _wide(jnp.isnan(high), leaf)
     index = _flat_index(leaf.scores.shape, one)
     return [
-        _at_most(leaf, limits[i]) | (ties & (index >= _wide(bounds[i + 1], leaf)))
+        _at_most(leaf, limits[i])
+        | (ties & (index >= _wide(bounds[i + 1], leaf)))
         for i in range(0, len(cuts) - 1, 2)
     ]
 
@@ -133,8 +133,10 @@ def _flat_index(shape: tuple[int, ...], one: jax.Array) -> jax.Array:
     Times a one that is known only inside a loop: else the compiler makes all
     indices once, outside, and keeps them.
     """
-    index = lax.full(shape, np.int32(0))
-    for axis in range(1, len(shape)):
+    if len(shape) == 1:
+        return lax.full(shape, np.int32(0))
+    index = lax.broadcasted_iota(np.int32, shape, len(shape) - 1)
+    for axis in range(1, len(shape) - 1):
         stride = one * np.int32(math.prod(shape[axis + 1 :]))
         index += lax.broadcasted_iota(np.int32, shape, axis) * stride
     return index
@@ -144,7 +146,8 @@ def _candidates(leaf: Leaf, grow: jax.Array, flags: Any) -> Any:
     """Those of ``flags`` between which is chosen."""
     if leaf.kept is None:
         return flags
-    return flags & (leaf.kept != _wide(grow != 0, leaf))
+    here = leaf.kept != _wide(grow != 0, leaf)
+    return here if flags is True else here & flags
 
 
 def _count(flags: list[jax.Array]) -> list[jax.Array]:

@@ -10,7 +10,7 @@ from jax import lax
 
 from jprune._checks import check_member, choose, prunable
 from jprune._ranking import count_alike
-from jprune._trees import like, wide
+from jprune._trees import like, together, wide
 from jprune._typing import Masks, Tree, Where
 from jprune.allocations import Allocation
 from jprune.criteria import Criterion
@@ -94,5 +94,5 @@ def kept_units(method: Method, masks: Masks) -> Kept:
     joint = method.allocation.joint
     none = jnp.zeros(0, np.int32)
     if method.structure.few and units:
-        return Kept(units, jnp.stack(list(map(count_alike, units))))
+        return Kept(units, together([count_alike(x)[None] for x in units]))
     return Kept(units, count_kept(units, joint=joint) if units else none)

@@ -39,46 +39,43 @@ class Plan(NamedTuple):
 
     def to_leaves(self, values: jax.Array) -> list[jax.Array]:
         """``[..., entries]`` cut into one array for each leaf; of one, for all."""
-        return _split(values, self.pools)
+        return split(values, self.pools)
 
     def to_blocks(self, values: jax.Array) -> list[jax.Array]:
         """The same for each block."""
         if self._moves and values.shape[-1] > 1:
             values = values[..., self._order]
         sizes = [sum(self.pools[i] for i in block) for block in self.blocks]
-        return _split(values, sizes)
+        return split(values, sizes)
 
     def read(
         self,
-        read: Callable[..., list[jax.Array]],
+        function: Callable[..., list[jax.Array]],
         leaves: list[Any],
-        values: Iterable[jax.Array] | None = None,
+        *values: list[jax.Array],
     ) -> jax.Array:
         """Some numbers of each entry, ``[numbers, entries]``.
 
         Args:
-          read: From a leaf, and what is its own of the values if there are any,
-            to some numbers ``[pools]`` each.
+          function: Of a leaf, and what is its own of the values, to ``[pools]``
+            of each number.
           leaves: Trees of arrays ``[pools, ...]``, alike within a block.
-          values: Values of the blocks.
+          values: For each block.
         """
-        own = [() if values is None else (v,) for v in values or self.blocks]
         found: list[list[jax.Array]] = []
-        for block, value in zip(self.blocks, own, strict=True):
+        for block, *own in zip(self.blocks, *values, strict=True):
             parts = [leaves[i] for i in block]
-            if len(block) > 1:
-                # One block after the other, that only one is there at a time;
-                # and not outside of a loop, where they all would be.
-                parts, value, _ = lax.optimization_barrier(
-                    (parts, value, found[-1:])
-                )
-            found.append(read(_stacked(parts), *value))
+            if found and len(block) > 1:
+                found.append(_read_after(found[-1], function, parts, *own))
+            else:
+                found.append(function(_stacked(parts), *own))
         if all(x.shape == (1,) for x in jax.tree.leaves(found)):
+            # One array of all: to stack what is of each block takes longer.
             flat = together([x for numbers in found for x in numbers])
-            numbers = flat.reshape(len(found), -1).T
+            each = flat.reshape(len(found), -1).T
         else:
-            numbers = together([jnp.stack(numbers) for numbers in found])
-        return numbers[:, np.argsort(self._order)] if self._moves else numbers
+            each = together([jnp.stack(numbers) for numbers in found])
+        return each[:, np.argsort(self._order)] if self._moves else each
 
     def ends(self, each: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The least and the highest of pools, from those ``[2, entries]``."""
@@ -91,7 +88,9 @@ class Plan(NamedTuple):
     def _order(self) -> np.ndarray:
         """The entries block after block."""
         ends = np.cumsum(self.pools)
-        each = [np.arange(e - n, e) for e, n in zip(ends, self.pools, strict=True)]
+        each = [
+            np.arange(e - n, e) for e, n in zip(ends, self.pools, strict=True)
+        ]
         return np.concatenate([each[i] for block in self.blocks for i in block])
 
     @property
@@ -123,6 +122,27 @@ def plan_of(leaves: list[Any], *, joint: bool) -> Plan:
     return Plan(joint, pools, tuple(blocks))
 
 
+def _read_after(
+    before: list[jax.Array],
+    function: Callable[..., list[jax.Array]],
+    parts: list[Any],
+    *own: jax.Array,
+) -> list[jax.Array]:
+    """What is read of a block, when that of another is known.
+
+    The condition always holds, and the compiler doesn't know: without it all
+    blocks would be stacked before the first is read.
+    """
+
+    def now() -> list[jax.Array]:
+        return function(_stacked(parts), *own)
+
+    def never() -> list[jax.Array]:
+        return [jnp.zeros(x.shape, x.dtype) for x in jax.eval_shape(now)]
+
+    return lax.cond(before[0].ravel()[0] & 1 < 2, now, never)
+
+
 def _stacked(leaves: list[Any]) -> Any:
     """Trees of arrays alike as one, pools after pools."""
     if len(leaves) == 1:
@@ -131,36 +151,30 @@ def _stacked(leaves: list[Any]) -> Any:
     return lax.optimization_barrier(whole)
 
 
-def _split(values: jax.Array, sizes: Iterable[int]) -> list[jax.Array]:
-    """``[..., entries]`` cut into parts; ``[..., 1]`` is for all."""
+def split(values: jax.Array, sizes: Iterable[int]) -> list[jax.Array]:
+    """``[..., entries]`` cut into parts of some sizes; ``[..., 1]`` is for all.
+
+    Many parts of one size are picked by sums: a slice is compiled for itself, and
+    takes as long as a loop over a leaf, while sums are all the same program. Few at
+    a time, as the compiler splits long sums.
+    """
     sizes, (*rows, entries) = list(sizes), values.shape
     if entries == 1:
         return [jnp.broadcast_to(values, (*rows, n)) for n in sizes]
-    starts = np.cumsum([0, *sizes[:-1]])
-    lone = [i for i, n in enumerate(sizes) if n == 1]
-    picked: dict[int, jax.Array] = {}
-    if len(lone) > 16:
-        picked = dict(zip(lone, _picked(values, starts[lone]), strict=True))
-    return [
-        picked[i] if i in picked else values[..., start : start + n]
-        for i, (start, n) in enumerate(zip(starts, sizes, strict=True))
-    ]
-
-
-def _picked(values: jax.Array, places: np.ndarray) -> list[jax.Array]:
-    """``[..., 1]`` at each place of the last axis.
-
-    By sums and not by slices: each slice is compiled for itself, and takes as
-    long as a loop over a leaf; sums are all the same program. Over two axes: the
-    compiler splits a long one.
-    """
-    (*rows, _), number = values.shape, len(places)
-    side = math.isqrt(number - 1) + 1
-    empty = [(0, 0)] * len(rows) + [(0, side**2 - number)]
-    square = lax.optimization_barrier(jnp.pad(values[..., places], empty))
-    square = square.reshape(*rows, side, side)
-    ones = np.eye(number, side**2, dtype=bool).reshape(-1, side, side)
-    return [
-        jnp.sum(square, (-2, -1), where=one)[..., None].astype(values.dtype)
-        for one in ones
-    ]
+    starts = np.cumsum([0, *sizes])
+    parts: dict[int, jax.Array] = {}
+    for size in set(sizes):
+        alike = [i for i, n in enumerate(sizes) if n == size]
+        if len(alike) <= 16:
+            for i in alike:
+                parts[i] = values[..., starts[i] : starts[i + 1]]
+            continue
+        whole = values[..., starts[alike][:, None] + np.arange(size)]
+        few = math.isqrt(len(alike))
+        for first in range(0, len(alike), few):
+            some = lax.optimization_barrier(whole[..., first : first + few, :])
+            ones = np.eye(some.shape[-2], dtype=bool)[..., None]
+            for i, one in zip(alike[first:], ones, strict=False):
+                part = jnp.sum(some, -2, where=one)
+                parts[i] = part.astype(values.dtype)
+    return [parts[i] for i in range(len(sizes))]

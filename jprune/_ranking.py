@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from jprune._plan import split
+
 
 def select_few(
     units: list[jax.Array],
@@ -24,7 +26,8 @@ def select_few(
       Bool arrays like ``units``; the order is that of ``select``.
     """
     masks: list[jax.Array] = []
-    for i, (x, count) in enumerate(zip(units, wanted, strict=True)):
+    each = split(wanted, [1] * len(units))
+    for i, (x, count) in enumerate(zip(units, each, strict=True)):
         stay = None if kept is None else kept[i]
         masks.append(_ranks(x, stay) < count)
     return masks

@@ -137,8 +137,8 @@ def erdos_renyi(kernel: bool = True, power: float = 1.0) -> Allocation:
         of_pools = np.repeat(np.arange(len(units)), pools.numbers)
         total = _counts.count_of(_counts.left_of(sparsity, units.sum()))
         dealt = _deal(densities[of_pools], pools.sizes[of_pools], total)
-        if len(of_pools) == len(units):
-            return dealt
+        if len(set(pools.numbers)) == 1:
+            return dealt.reshape(len(units), -1)
         return jnp.split(dealt, np.cumsum(pools.numbers)[:-1])
 
     return Allocation(counts)

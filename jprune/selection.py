@@ -7,6 +7,7 @@ concatenation; on a mesh only counts travel.
 """
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -27,8 +28,8 @@ from jprune._cuts import (
     find_ends,
     mark,
 )
-from jprune._search import search
 from jprune._plan import Plan, plan_of
+from jprune._search import search
 from jprune._trees import is_hole, leaves_with_path, rebuild
 from jprune._typing import Masks, Tree
 
@@ -155,7 +156,8 @@ def _select(
     joint: bool,
 ) -> list[jax.Array]:
     """See :func:`select`; ``wanted`` has an entry for each pool."""
-    leaves = list(map(Leaf, units, kept or [None] * len(units)))
+    stay: Sequence[jax.Array | None] = kept or [None] * len(units)
+    leaves = list(map(Leaf, units, stay))
     plan = plan_of(leaves, joint=joint)
     sizes = [math.prod(x.shape[1:]) for x in units]
     available = jnp.asarray(np.repeat(sizes, plan.pools), np.int32)

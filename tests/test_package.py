@@ -28,11 +28,13 @@ FAMILIES = [
 ]
 
 LAYERS = [
-    ("_typing", "_trees", "_checks", "_counts", "_layout", "_ranking"),
+    ("_typing", "_trees", "_checks", "_counts", "_layout"),
+    ("_plan",),
+    ("_ranking",),
     ("masks",),
     ("_keys",),
     ("_cuts",),
-    ("_search", "_plan"),
+    ("_search",),
     ("selection", "_straight_through"),
     ("criteria", "structures", "allocations", "projections"),
     ("_budget", "_method"),
