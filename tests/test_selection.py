@@ -108,6 +108,23 @@ def test_many_leaves_compile():
     )
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_many_leaves_take_little_memory_and_few_operations(dtype):
+    """Operations are what compiling costs: 500 leaves take seconds."""
+
+    def compiled(number):
+        leaf = jax.ShapeDtypeStruct((64, 64), dtype)
+        return top_k_mask.lower([leaf] * number, jnp.int32(1)).compile()
+
+    few, many = compiled(40), compiled(80)
+    operations = [str(x.as_text()).count(" = ") for x in (few, many)]
+    assert (operations[1] - operations[0]) / 40 < 80
+    memory = many.memory_analysis()
+    assert memory is not None
+    size = 80 * 64 * 64 * jnp.dtype(dtype).itemsize
+    assert memory.temp_size_in_bytes < size / 10
+
+
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint32"])
 def test_k_of_any_integer_dtype(dtype):
     mask = top_k_mask(jnp.arange(5.0), jnp.array(3, dtype))
@@ -145,12 +162,14 @@ def test_kept_units_come_first():
         np.testing.assert_array_equal(found[0], np.isin(np.arange(6), order))
 
 
+@pytest.mark.parametrize("times", [1, 20])
 @pytest.mark.parametrize("with_kept", [False, True])
-def test_each_pool_on_its_own(with_kept):
+def test_each_pool_on_its_own(with_kept, times):
     rng = np.random.default_rng(4)
+    shapes = [(3, 10), (1, 4, 5), (1,), (2, 1), (4, 2, 3)]
     units = [
         jnp.asarray(rng.integers(0, 4, size=s), jnp.float32)
-        for s in [(3, 10), (1, 4, 5), (2, 1), (4, 2, 3)]
+        for s in shapes * times
     ]
     kept = [jnp.asarray(rng.random(x.shape) < 0.4) for x in units]
     counts = [rng.integers(0, x[0].size + 1, x.shape[0]) for x in units]
