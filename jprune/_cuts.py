@@ -1,9 +1,6 @@
-"""What exact selection does to one leaf: count under cuts, write the mask.
+"""What exact selection does to one leaf: count what goes, write the mask.
 
-A *cut* divides the units of a pool in the order of the selection: under it lie
-all scores at or under ``low``, and of those at or under ``high`` the ones whose
-flat index is not before ``bound``. Cuts come as rows of bits, ``[2 * cuts + 2,
-pools]`` unsigned: ``low`` and ``bound`` of each, then for all one ``high``, and
+What is asked comes as rows of bits, ``[rows, pools]`` unsigned. The last one says
 whether the kept are all kept and the choice is among the others.
 
 Everything here is jitted, so that it is traced once for all leaves of one
@@ -22,7 +19,7 @@ from jax import lax
 from jprune._keys import float_of, keys_of
 
 EVERY = 2**31 - 1
-"""The bound before which all flat indices lie."""
+"""A bound before which all flat indices lie."""
 
 
 class Leaf(NamedTuple):
@@ -33,33 +30,37 @@ class Leaf(NamedTuple):
 
 
 @jax.jit
-def count_under(leaf: Leaf, cuts: jax.Array) -> list[jax.Array]:
-    """The candidates under each cut, ``[pools]``."""
-    # Behind a barrier, that nothing is made outside of a loop and kept.
-    leaf, cuts = lax.optimization_barrier((leaf, cuts))
-    under = _under(leaf, cuts[:-1])
-    return _count([_candidates(leaf, cuts[-1], x) for x in under])
-
-
-@jax.jit
-def count_at_most(leaf: Leaf, cuts: jax.Array) -> list[jax.Array]:
-    """The same, in less time, for cuts that divide no equals."""
-    if leaf.kept is not None or leaf.scores.itemsize != cuts.itemsize:
+def count_at_most(leaf: Leaf, asked: jax.Array) -> list[jax.Array]:
+    """The candidates with scores at or under each row but the last, ``[pools]``."""
+    if leaf.kept is not None or leaf.scores.itemsize != asked.itemsize:
         # Without the barrier the compiler prepares the scores once, outside
         # the loop, and keeps them: a copy of the scores, and no faster.
-        leaf, cuts = lax.optimization_barrier((leaf, cuts))
-    flags = [_at_most(leaf, low) for low in float_of(cuts[:-2:2])]
-    return _count([_candidates(leaf, cuts[-1], x) for x in flags])
+        leaf, asked = lax.optimization_barrier((leaf, asked))
+    flags = [_at_most(leaf, low) for low in float_of(asked[:-1])]
+    return _count([_candidates(leaf, asked[-1], x) for x in flags])
 
 
 @jax.jit
-def mark(leaf: Leaf, cut: jax.Array) -> jax.Array:
-    """What was kept and is no candidate, and what is not under the cut."""
-    (under,) = _under(leaf, cut[:-1])
+def count_divided(leaf: Leaf, asked: jax.Array) -> list[jax.Array]:
+    """The candidates that go if equals are divided at some indices, ``[pools]``.
+
+    The last rows are ``low``, ``high`` and the common one. All scores at or under
+    ``low`` go, and of those at or under ``high`` the ones whose flat index is not
+    before a bound; a bound is in each of the other rows.
+    """
+    leaf, asked = lax.optimization_barrier((leaf, asked))
+    order, bounds = _order(leaf, asked), asked[:-3].astype(np.int32)
+    flags = [order >= _wide(bound, leaf) for bound in bounds]
+    return _count([_candidates(leaf, asked[-1], x) for x in flags])
+
+
+@jax.jit
+def mark(leaf: Leaf, asked: jax.Array) -> jax.Array:
+    """What was kept and is no candidate, and what does not go with one bound."""
+    stays = _order(leaf, asked) < _wide(asked[0].astype(np.int32), leaf)
     if leaf.kept is None:
-        return ~under
-    here = _candidates(leaf, cut[-1], True)
-    return lax.select(here, ~under, leaf.kept)
+        return stays
+    return lax.select(_candidates(leaf, asked[-1], True), stays, leaf.kept)
 
 
 @jax.jit
@@ -112,34 +113,30 @@ def _at_most(leaf: Leaf, limit: jax.Array) -> jax.Array:
     return leaf.scores.astype(limit.dtype) <= _wide(limit, leaf)
 
 
-def _under(leaf: Leaf, cuts: jax.Array) -> list[jax.Array]:
-    """Which scores are under each cut; all are at or under a ``high`` of NaN."""
+def _order(leaf: Leaf, asked: jax.Array) -> jax.Array:
+    """The flat index of equals, ``EVERY`` for what is under them, -1 above."""
+    # A one that is known only inside a loop: else the compiler makes all indices
+    # once, outside, and keeps them.
     one = np.ones((), np.int32)
-    cuts, one = lax.optimization_barrier((cuts, one))  # see `_flat_index`
-    limits, bounds = float_of(cuts), cuts.astype(np.int32)
-    high = limits[-1]
-    ties = _at_most(leaf, high) | _wide(jnp.isnan(high), leaf)
-    index = _flat_index(leaf.scores.shape, one)
-    return [
-        _at_most(leaf, limits[i])
-        | (ties & (index >= _wide(bounds[i + 1], leaf)))
-        for i in range(0, len(cuts) - 1, 2)
-    ]
-
-
-def _flat_index(shape: tuple[int, ...], one: jax.Array) -> jax.Array:
-    """Where in its pool each unit is.
-
-    Times a one that is known only inside a loop: else the compiler makes all
-    indices once, outside, and keeps them.
-    """
-    if len(shape) == 1:
-        return lax.full(shape, np.int32(0))
-    index = lax.broadcasted_iota(np.int32, shape, len(shape) - 1)
+    asked, one = lax.optimization_barrier((asked, one))
+    low, high = float_of(asked[-3:-1])
+    ties = _at_most(leaf, high) | _wide(jnp.isnan(high), leaf)  # all under NaN
+    shape, sharding = leaf.scores.shape, jax.typeof(leaf.scores).sharding
+    explicit = sharding.mesh.are_all_axes_explicit
+    iota = partial(
+        lax.broadcasted_iota,
+        np.int32,
+        shape,
+        out_sharding=sharding if explicit else None,
+    )
+    index = iota(len(shape) - 1) if len(shape) > 1 else np.int32(0)
     for axis in range(1, len(shape) - 1):
-        stride = one * np.int32(math.prod(shape[axis + 1 :]))
-        index += lax.broadcasted_iota(np.int32, shape, axis) * stride
-    return index
+        index += iota(axis) * (one * np.int32(math.prod(shape[axis + 1 :])))
+    return jnp.where(
+        _at_most(leaf, low),
+        np.int32(EVERY),
+        jnp.where(ties, index, np.int32(-1)),
+    )
 
 
 def _candidates(leaf: Leaf, grow: jax.Array, flags: Any) -> Any:

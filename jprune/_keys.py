@@ -20,6 +20,12 @@ def landmarks(dtype: Any) -> tuple[Any, Any]:
     return sign, np.array(np.inf, real).view(dtype)
 
 
+def full_range(dtype: Any) -> tuple[jax.Array, jax.Array]:
+    """Keys under those of all floats, and at those of all: ``[1]`` each."""
+    sign, infinity = landmarks(dtype)
+    return jnp.full(1, sign - infinity - 1), jnp.full(1, sign + infinity + 1)
+
+
 def bits_of(keys: jax.Array) -> jax.Array:
     """The floats that keys stand for; beyond the infinities they are NaN."""
     sign, _ = landmarks(keys.dtype)

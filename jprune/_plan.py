@@ -65,10 +65,14 @@ class Plan(NamedTuple):
         found: list[list[jax.Array]] = []
         for block, *own in zip(self.blocks, *values, strict=True):
             parts = [leaves[i] for i in block]
-            if found and len(block) > 1:
-                found.append(_read_after(found[-1], function, parts, *own))
-            else:
-                found.append(function(_stacked(parts), *own))
+            known = [*own, *(found[-1] if found else [])]
+
+            def numbers(parts: Any = parts, own: Any = own) -> list[jax.Array]:
+                return function(_stacked(parts), *own)
+
+            # Else all blocks would be stacked before the first is read.
+            after = known and len(block) > 1
+            found.append(not_before(known[-1], numbers) if after else numbers())
         if all(x.shape == (1,) for x in jax.tree.leaves(found)):
             # One array of all: to stack what is of each block takes longer.
             flat = together([x for numbers in found for x in numbers])
@@ -122,25 +126,18 @@ def plan_of(leaves: list[Any], *, joint: bool) -> Plan:
     return Plan(joint, pools, tuple(blocks))
 
 
-def _read_after(
-    before: list[jax.Array],
-    function: Callable[..., list[jax.Array]],
-    parts: list[Any],
-    *own: jax.Array,
-) -> list[jax.Array]:
-    """What is read of a block, when that of another is known.
+def not_before(known: jax.Array, function: Callable[[], Any]) -> Any:
+    """``function()``, of which nothing is computed before something is known.
 
-    The condition always holds, and the compiler doesn't know: without it all
-    blocks would be stacked before the first is read.
+    The condition always holds, but the compiler doesn't know. A barrier does not
+    do: it is taken away before operations are moved out of loops and ordered.
     """
 
-    def now() -> list[jax.Array]:
-        return function(_stacked(parts), *own)
+    def never() -> Any:
+        zeros = jax.eval_shape(function)
+        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), zeros)
 
-    def never() -> list[jax.Array]:
-        return [jnp.zeros(x.shape, x.dtype) for x in jax.eval_shape(now)]
-
-    return lax.cond(before[0].ravel()[0] & 1 < 2, now, never)
+    return lax.cond(known.ravel()[0] & 1 < 2, function, never)
 
 
 def _stacked(leaves: list[Any]) -> Any:

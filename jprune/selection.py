@@ -14,7 +14,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from jprune import _counts
 from jprune._checks import check_floating, check_number, is_traced
@@ -23,13 +22,15 @@ from jprune._cuts import (
     Leaf,
     count_at_most,
     count_candidates,
+    count_divided,
     count_true,
-    count_under,
     find_ends,
     mark,
 )
-from jprune._plan import Plan, plan_of
-from jprune._search import search
+from jprune._divide import divide, joined
+from jprune._keys import bits_of, full_range, outside
+from jprune._plan import Plan, not_before, plan_of
+from jprune._search import Bracket, aim, around, evenly, search
 from jprune._trees import is_hole, leaves_with_path, rebuild
 from jprune._typing import Masks, Tree
 
@@ -172,8 +173,8 @@ def _select(
         wanted = _counts.where(grow, rest, wanted)
         available = jnp.where(grow, available - marked, marked)
     lost = _counts.subtract(plan.pooled(available), wanted)
-    cut = _find_cut(plan, leaves, lost, grow, available)
-    return list(map(mark, leaves, plan.to_leaves(cut)))
+    asked = _find_cut(plan, leaves, lost, grow, available)
+    return list(map(mark, leaves, plan.to_leaves(asked)))
 
 
 def _find_cut(
@@ -183,61 +184,77 @@ def _find_cut(
     grow: jax.Array,
     available: jax.Array,
 ) -> jax.Array:
-    """The cut under which lie the ``lost`` candidates of each pool."""
+    """What :func:`mark` must know that each pool loses ``lost`` candidates."""
     wide = any(x.scores.dtype == jnp.float64 for x in leaves)
     dtype = np.uint64 if wide else np.uint32
-
-    def find(
-        some: list[Leaf], lost: Count, available: jax.Array, **how: Any
-    ) -> Any:
-        its = plan_of(some, joint=plan.joint)
-
-        def all_under(cuts: list[jax.Array]) -> jax.Array:
-            return its.read(count_under, some, cuts)
-
-        def at_most(cuts: list[jax.Array]) -> jax.Array:
-            return its.read(count_at_most, some, cuts)
-
-        def count(cuts: list[jax.Array], ties: jax.Array) -> jax.Array:
-            # Comparing scores alone is faster, but twice as much to compile.
-            if many:
-                return all_under(cuts)
-            return lax.cond(ties, all_under, at_most, cuts)
-
-        size = max(math.prod(x.scores.shape[1:]) for x in some)
-        if "hint" not in how and not many:
-            ends = partial(find_ends, dtype=dtype)
-            how["ends"] = its.ends(its.read(ends, some, its.to_blocks(grow)))
-        return search(
-            count,
-            its.to_blocks,
-            plan.pooled,
-            lost,
-            grow,
-            available,
-            size,
-            dtype,
-            **how,
-        )
-
     many = len(plan.blocks) > 32
     points = 3 if many else 7
+
+    def find(
+        plan: Plan,
+        leaves: list[Leaf],
+        lost: Count,
+        available: jax.Array,
+        first: jax.Array | None = None,
+        enough: Any = None,
+    ) -> tuple[Bracket, jax.Array]:
+        """The bracket of the last scores."""
+        low, high = full_range(dtype)
+        if first is None:
+            if not many:
+                ends = partial(find_ends, dtype=dtype)
+                each = plan.read(ends, leaves, plan.to_blocks(grow))
+                least, most = outside(*plan.ends(each))
+                high = jnp.clip(most + 1, low + 1, high)
+                low = jnp.clip(least - 1, low, high - 1)
+            first = evenly(low, high, points)
+        return search(
+            lambda keys: joined(bits_of(keys), grow),
+            lambda rows: plan.read(count_at_most, leaves, plan.to_blocks(rows)),
+            plan.pooled,
+            lost,
+            Bracket(low, high, jnp.zeros_like(available), available),
+            first,
+            enough,
+        )
+
+    hint = None
     some = _sample(plan, leaves)
-    if not some:
-        return find(leaves, lost, available, points=points)[0]
-    # The wanted key of a sample is most likely near that of all; how near, the
-    # standard error says.
-    its = plan_of(some, joint=plan.joint)
-    here = its.read(count_candidates, some, its.to_blocks(grow))[0]
-    most, part = plan.pooled(here), _counts.to_float(lost)
-    whole = _counts.to_float(plan.pooled(available))
-    seen = _counts.to_float(most)
-    middle = seen * part / jnp.maximum(whole, 1)
-    rest = jnp.maximum(seen - middle, 0) / jnp.maximum(seen, 1)
-    margin = 1 + 2 * jnp.sqrt(middle * rest)
-    rank = _counts.count_of(middle.astype(np.int32))
-    hint = find(some, rank, here, points=7, enough=margin)[1]
-    return find(leaves, lost, available, points=points, hint=hint)[0]
+    if some:
+        # The wanted key of a sample is most likely near that of all; how near,
+        # the standard error says.
+        its = plan_of(some, joint=plan.joint)
+        here = its.read(count_candidates, some, its.to_blocks(grow))[0]
+        most, part = its.pooled(here), _counts.to_float(lost)
+        whole = _counts.to_float(plan.pooled(available))
+        seen = _counts.to_float(most)
+        middle = seen * part / jnp.maximum(whole, 1)
+        rest = jnp.maximum(seen - middle, 0) / jnp.maximum(seen, 1)
+        margin = 1 + 2 * jnp.sqrt(middle * rest)
+        rank = _counts.count_of(middle.astype(np.int32))
+        near, gap = find(its, some, rank, here, enough=margin)
+        left = _counts.subtract(rank, its.pooled(near.under_low))
+        hint = around(near.low, gap, _counts.to_float(left), margin, points)
+    now, _ = find(plan, leaves, lost, available, hint)
+    size = max(math.prod(x.scores.shape[1:]) for x in leaves)
+    division, start = divide(now, plan.pooled, lost, size)
+
+    def count(rows: jax.Array) -> jax.Array:
+        # Else indices would be made outside the loop, and kept.
+        blocks = plan.to_blocks(rows)
+        return not_before(
+            rows, partial(plan.read, count_divided, leaves, blocks)
+        )
+
+    now, _ = search(
+        lambda keys: division.rows(keys, grow),
+        count,
+        plan.pooled,
+        lost,
+        start,
+        aim(start, plan.pooled, lost, points),
+    )
+    return division.rows(now.low[None], grow)
 
 
 def _sample(plan: Plan, leaves: list[Leaf]) -> list[Leaf]:

@@ -35,6 +35,7 @@ LAYERS = [
     ("_keys",),
     ("_cuts",),
     ("_search",),
+    ("_divide",),
     ("selection", "_straight_through"),
     ("criteria", "structures", "allocations", "projections"),
     ("_budget", "_method"),
