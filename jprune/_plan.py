@@ -29,6 +29,16 @@ class Plan(NamedTuple):
     pools: tuple[int, ...]  # entries of each leaf
     blocks: tuple[tuple[int, ...], ...]  # leaves that are read together
 
+    @property
+    def many(self) -> bool:
+        """Whether compiling what reads all blocks takes long."""
+        return len(self.blocks) > 32
+
+    @property
+    def points(self) -> int:
+        """How many keys to ask for in one pass."""
+        return 3 if self.many else 7
+
     def pooled(self, each: jax.Array) -> Count:
         """Counts ``[..., entries]`` to those of pools, ``[..., pools]``."""
         counts = _counts.count_of(each)
@@ -137,7 +147,7 @@ def not_before(known: jax.Array, function: Callable[[], Any]) -> Any:
         zeros = jax.eval_shape(function)
         return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), zeros)
 
-    return lax.cond(known.ravel()[0] & 1 < 2, function, never)
+    return lax.cond(jnp.sum(known.ravel()[:1] & 1) < 2, function, never)
 
 
 def _stacked(leaves: list[Any]) -> Any:

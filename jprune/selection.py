@@ -9,7 +9,7 @@ concatenation; on a mesh only counts travel.
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -173,71 +173,28 @@ def _select(
         wanted = _counts.where(grow, rest, wanted)
         available = jnp.where(grow, available - marked, marked)
     lost = _counts.subtract(plan.pooled(available), wanted)
-    asked = _find_cut(plan, leaves, lost, grow, available)
+    wide = any(x.dtype == jnp.float64 for x in units)
+    start = _Start(grow, available, np.uint64 if wide else np.uint32)
+    asked = _find_cut(plan, leaves, lost, start)
     return list(map(mark, leaves, plan.to_leaves(asked)))
 
 
+class _Start(NamedTuple):
+    """What is known before the first pass."""
+
+    grow: jax.Array  # [pools] or [1] bool: the choice is among the not kept
+    available: jax.Array  # [entries] int32: between how many
+    dtype: Any  # of keys, unsigned, as wide as the widest score
+
+
 def _find_cut(
-    plan: Plan,
-    leaves: list[Leaf],
-    lost: Count,
-    grow: jax.Array,
-    available: jax.Array,
+    plan: Plan, leaves: list[Leaf], lost: Count, start: _Start
 ) -> jax.Array:
     """What :func:`mark` must know that each pool loses ``lost`` candidates."""
-    wide = any(x.scores.dtype == jnp.float64 for x in leaves)
-    dtype = np.uint64 if wide else np.uint32
-    many = len(plan.blocks) > 32
-    points = 3 if many else 7
-
-    def find(
-        plan: Plan,
-        leaves: list[Leaf],
-        lost: Count,
-        available: jax.Array,
-        first: jax.Array | None = None,
-        enough: Any = None,
-    ) -> tuple[Bracket, jax.Array]:
-        """The bracket of the last scores."""
-        low, high = full_range(dtype)
-        if first is None:
-            if not many:
-                ends = partial(find_ends, dtype=dtype)
-                each = plan.read(ends, leaves, plan.to_blocks(grow))
-                least, most = outside(*plan.ends(each))
-                high = jnp.clip(most + 1, low + 1, high)
-                low = jnp.clip(least - 1, low, high - 1)
-            first = evenly(low, high, points)
-        return search(
-            lambda keys: joined(bits_of(keys), grow),
-            lambda rows: plan.read(count_at_most, leaves, plan.to_blocks(rows)),
-            plan.pooled,
-            lost,
-            Bracket(low, high, jnp.zeros_like(available), available),
-            first,
-            enough,
-        )
-
-    hint = None
-    some = _sample(plan, leaves)
-    if some:
-        # The wanted key of a sample is most likely near that of all; how near,
-        # the standard error says.
-        its = plan_of(some, joint=plan.joint)
-        here = its.read(count_candidates, some, its.to_blocks(grow))[0]
-        most, part = its.pooled(here), _counts.to_float(lost)
-        whole = _counts.to_float(plan.pooled(available))
-        seen = _counts.to_float(most)
-        middle = seen * part / jnp.maximum(whole, 1)
-        rest = jnp.maximum(seen - middle, 0) / jnp.maximum(seen, 1)
-        margin = 1 + 2 * jnp.sqrt(middle * rest)
-        rank = _counts.count_of(middle.astype(np.int32))
-        near, gap = find(its, some, rank, here, enough=margin)
-        left = _counts.subtract(rank, its.pooled(near.under_low))
-        hint = around(near.low, gap, _counts.to_float(left), margin, points)
-    now, _ = find(plan, leaves, lost, available, hint)
+    hint = _guess(plan, leaves, lost, start)
+    now, _ = _find_scores(plan, leaves, lost, start, hint)
     size = max(math.prod(x.scores.shape[1:]) for x in leaves)
-    division, start = divide(now, plan.pooled, lost, size)
+    division, ties = divide(now, plan.pooled, lost, size)
 
     def count(rows: jax.Array) -> jax.Array:
         # Else indices would be made outside the loop, and kept.
@@ -247,14 +204,69 @@ def _find_cut(
         )
 
     now, _ = search(
-        lambda keys: division.rows(keys, grow),
+        lambda keys: division.rows(keys, start.grow),
         count,
         plan.pooled,
         lost,
-        start,
-        aim(start, plan.pooled, lost, points),
+        ties,
+        aim(ties, plan.pooled, lost, plan.points),
     )
-    return division.rows(now.low[None], grow)
+    return division.rows(now.low[None], start.grow)
+
+
+def _find_scores(
+    plan: Plan,
+    leaves: list[Leaf],
+    lost: Count,
+    start: _Start,
+    first: jax.Array | None = None,
+    enough: Any = None,
+) -> tuple[Bracket, jax.Array]:
+    """The bracket of the last scores that go, see :func:`search`."""
+    low, high = full_range(start.dtype)
+    if first is None:
+        if not plan.many:
+            find = partial(find_ends, dtype=start.dtype)
+            each = plan.read(find, leaves, plan.to_blocks(start.grow))
+            least, most = outside(*plan.ends(each))
+            high = jnp.clip(most + 1, low + 1, high)
+            low = jnp.clip(least - 1, low, high - 1)
+        first = evenly(low, high, plan.points)
+    none = jnp.zeros_like(start.available)
+    return search(
+        lambda keys: joined(bits_of(keys), start.grow),
+        lambda rows: plan.read(count_at_most, leaves, plan.to_blocks(rows)),
+        plan.pooled,
+        lost,
+        Bracket(low, high, none, start.available),
+        first,
+        enough,
+    )
+
+
+def _guess(
+    plan: Plan, leaves: list[Leaf], lost: Count, start: _Start
+) -> jax.Array | None:
+    """Keys around that of the last score in a sample, ``[points, pools]``.
+
+    The wanted one is most likely near; how near, the standard error says.
+    """
+    some = _sample(plan, leaves)
+    if not some:
+        return None
+    its = plan_of(some, joint=plan.joint)
+    here = its.read(count_candidates, some, its.to_blocks(start.grow))[0]
+    most, part = its.pooled(here), _counts.to_float(lost)
+    whole = _counts.to_float(plan.pooled(start.available))
+    seen = _counts.to_float(most)
+    middle = seen * part / jnp.maximum(whole, 1)
+    rest = jnp.maximum(seen - middle, 0) / jnp.maximum(seen, 1)
+    margin = 1 + 2 * jnp.sqrt(middle * rest)
+    rank = _counts.count_of(middle.astype(np.int32))
+    start = start._replace(available=here)
+    near, gap = _find_scores(its, some, rank, start, enough=margin)
+    left = _counts.subtract(rank, its.pooled(near.under_low))
+    return around(near.low, gap, _counts.to_float(left), margin, plan.points)
 
 
 def _sample(plan: Plan, leaves: list[Leaf]) -> list[Leaf]:
