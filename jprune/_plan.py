@@ -116,15 +116,16 @@ class Plan(NamedTuple):
 def plan_of(leaves: list[Any], *, joint: bool) -> Plan:
     """A plan for trees of arrays ``[pools, ...]``.
 
-    A block is a copy of its leaves: of at most a sixteenth of all of them.
-    Leaves on a mesh may lie on different devices, and are read one by one.
+    A block is a copy of its leaves: of at most a sixteenth of all of them. How
+    leaves are divided by Auto axes of a mesh is not known: they are read one by one.
     """
     arrays = [jax.tree.leaves(leaf) for leaf in leaves]
     alike: dict[Any, list[int]] = {}
     for i, own in enumerate(arrays):
-        lone = any(not jax.typeof(x).sharding.mesh.empty for x in own)
-        form = i if lone else tuple((x.shape, x.dtype) for x in own)
-        alike.setdefault(form, []).append(i)
+        types = tuple(map(jax.typeof, own))
+        meshes = [x.sharding.mesh for x in types]
+        known = all(m.empty or m.are_all_axes_explicit for m in meshes)
+        alike.setdefault(types if known else i, []).append(i)
     size = [sum(x.size * x.dtype.itemsize for x in own) for own in arrays]
     blocks = []
     for members in alike.values():
