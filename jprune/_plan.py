@@ -155,8 +155,7 @@ def _stacked(leaves: list[Any]) -> Any:
     """Trees of arrays alike as one, pools after pools."""
     if len(leaves) == 1:
         return leaves[0]
-    whole = jax.tree.map(lambda *x: jnp.concatenate(x), *leaves)
-    return lax.optimization_barrier(whole)
+    return jax.tree.map(lambda *x: jnp.concatenate(x), *leaves)
 
 
 def split(values: jax.Array, sizes: Iterable[int]) -> list[jax.Array]:
@@ -180,7 +179,7 @@ def split(values: jax.Array, sizes: Iterable[int]) -> list[jax.Array]:
         whole = values[..., starts[alike][:, None] + np.arange(size)]
         few = math.isqrt(len(alike))
         for first in range(0, len(alike), few):
-            some = lax.optimization_barrier(whole[..., first : first + few, :])
+            some = whole[..., first : first + few, :]
             ones = np.eye(some.shape[-2], dtype=bool)[..., None]
             for i, one in zip(alike[first:], ones, strict=False):
                 part = jnp.sum(some, -2, where=one)

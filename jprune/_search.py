@@ -80,20 +80,21 @@ def search(
 
     def narrow(state: Any) -> Any:
         before, keys, asked, gap = state
-        low, high, under_low, under_high = before
         each = count(asked)
         few = ~_counts.less(lost, pooled(each))
-        for key, here, is_few in zip(keys, each, few, strict=True):
-            up, down = is_few & (key > low), ~is_few & (key < high)
-            low, high = jnp.where(up, key, low), jnp.where(down, key, high)
-            under_low = jnp.where(up, here, under_low)
-            under_high = jnp.where(down, here, under_high)
-        now = Bracket(low, high, under_low, under_high)
+        now = Bracket(
+            low=jnp.max(jnp.where(few, keys, before.low), 0),
+            high=jnp.min(jnp.where(few, before.high, keys), 0),
+            under_low=jnp.max(jnp.where(few, each, before.under_low), 0),
+            under_high=jnp.min(jnp.where(few, before.under_high, each), 0),
+        )
         inside = within(now)
         # Most of what was there is still there: the guess was no good.
         poor = 4 * inside > within(before)
         keys = jnp.where(
-            poor, evenly(low, high, points), aim(now, pooled, lost, points)
+            poor,
+            evenly(now.low, now.high, points),
+            aim(now, pooled, lost, points),
         )
         # Of a few units it says nothing.
         gap = jnp.where(inside > 16, _gap(now, inside), gap)
