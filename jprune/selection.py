@@ -160,6 +160,8 @@ def _select(
     stay: Sequence[jax.Array | None] = kept or [None] * len(units)
     leaves = list(map(Leaf, units, stay))
     plan = plan_of(leaves, joint=joint)
+    if not any(plan.pools):
+        return [jnp.zeros(x.shape, bool) for x in units]
     sizes = [math.prod(x.shape[1:]) for x in units]
     available = jnp.asarray(np.repeat(sizes, plan.pools), np.int32)
     grow = jnp.zeros(1, bool)

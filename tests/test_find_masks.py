@@ -351,3 +351,10 @@ def test_random_criterion_counts_and_repeats() -> None:
     jax.tree.map(np.testing.assert_array_equal, first, again)
     assert zeros_of(first["a"]) != zeros_of(second["a"])
     assert zeros_of(first["a"]) != zeros_of(first["b"])
+
+
+def test_leaves_without_pools() -> None:
+    params = [jnp.ones((0, 3, 4)), jnp.ones((0, 2, 2))]
+    structure = jprune.structures.unstructured(batch_axis=0)
+    masks = jprune.find_masks(params, 0.5, structure=structure)
+    assert [mask.shape for mask in masks] == [(0, 3, 4), (0, 2, 2)]
