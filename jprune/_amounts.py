@@ -87,11 +87,15 @@ def _unit_counts(
     numbers = pools.numbers
     if method.structure.few:
         numbers = np.ones_like(numbers)
-    if isinstance(counts, _counts.Count | np.ndarray | jax.Array):
-        found = _int32(counts)
-        if found.ndim == 1:  # one for each leaf
-            found = found[np.repeat(np.arange(len(numbers)), numbers)]
-        found = found.ravel()
+    if isinstance(counts, _counts.Count):
+        counts = _counts.to_int32(counts)
+    shape = (
+        np.shape(counts) if isinstance(counts, np.ndarray | jax.Array) else ()
+    )
+    if shape == numbers.shape:  # one for each leaf
+        found = _int32(counts)[np.repeat(np.arange(len(numbers)), numbers)]
+    elif shape[:1] == numbers.shape and (numbers == shape[-1]).all():
+        found = _int32(counts).ravel()
     else:
         each = [
             jnp.broadcast_to(_int32(count), number)

@@ -72,7 +72,7 @@ def search(
 
     def unfinished(state: Any) -> jax.Array:
         now, *_ = state
-        apart, inside = now.high - now.low > 1, within(now)
+        apart, inside = now.high > now.low + 1, within(now)
         if enough is not None:
             return jnp.any((inside > enough) & apart)
         exact = _counts.equal(pooled(now.under_low), lost)

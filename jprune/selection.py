@@ -141,6 +141,7 @@ def _one_pool(units: jax.Array) -> jax.Array:
     return units if len(units) == 1 else units[None]
 
 
+@partial(jax.jit, static_argnames="joint")
 def count_kept(masks: list[jax.Array], *, joint: bool) -> jax.Array:
     """Marked units, int32: of each leaf if ``joint``, else of all its pools."""
     leaves = list(map(_one_pool, masks)) if joint else masks
@@ -163,7 +164,10 @@ def _select(
     if not any(plan.pools):
         return [jnp.zeros(x.shape, bool) for x in units]
     sizes = [math.prod(x.shape[1:]) for x in units]
-    available = jnp.asarray(np.repeat(sizes, plan.pools), np.int32)
+    # Zero of the scores' mesh and batch: a loop must not start from what is of
+    # none, where `vmap` is over a divided axis of an Explicit mesh.
+    zero = 0 * jnp.sum(jnp.isnan(units[0]), dtype=np.int32)
+    available = zero + np.repeat(sizes, plan.pools).astype(np.int32)
     grow = jnp.zeros(1, bool)
     if kept is not None:
         # Kept units come first: with enough of them the choice is among them,

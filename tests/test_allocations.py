@@ -265,3 +265,12 @@ ERRORS: list[tuple[str, Callable[[], Any]]] = [
 def test_refused(message: str, make: Callable[[], Any]) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         make()
+
+
+@pytest.mark.parametrize("counts", [[3], [3, 2, 1]])
+def test_counts_for_other_leaves_are_refused(counts: list[int]) -> None:
+    rule = jprune.allocations.Allocation(lambda *_: np.array(counts))
+    params = [jnp.ones((3, 4, 5)), jnp.ones((3, 2, 5))]
+    structure = jprune.structures.unstructured(batch_axis=0)
+    with pytest.raises(ValueError, match="argument 2 is"):
+        jprune.find_masks(params, 0.5, structure=structure, allocation=rule)

@@ -277,6 +277,17 @@ def test_only_counts_travel(axis_type):
 
 
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+def test_mapped_over_a_divided_axis(axis_type):
+    mesh = jax.make_mesh((8,), ("a",), axis_types=(axis_type,))
+    x = jax.random.normal(jax.random.key(0), (8, 16, 32))
+    placed = jax.device_put(x, NamedSharding(mesh, P("a")))
+    with jax.set_mesh(mesh):
+        found = jax.jit(jax.vmap(lambda p: top_k_mask(p, 9)))(placed)
+    for mask, scores in zip(found, x, strict=True):
+        np.testing.assert_array_equal(np.ravel(mask), expected([scores], 9))
+
+
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 def test_many_leaves_on_a_mesh(axis_type):
     mesh = jax.make_mesh((8,), ("a",), axis_types=(axis_type,))
     rng = np.random.default_rng(9)
