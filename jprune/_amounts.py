@@ -14,7 +14,7 @@ from jprune import _budget, _counts
 from jprune._budget import Budget
 from jprune._checks import is_traced
 from jprune._method import Kept, Method
-from jprune._trees import wide
+from jprune._trees import together, wide
 from jprune._typing import Tree
 from jprune.allocations import Pools
 from jprune.selection import count_kept
@@ -89,23 +89,23 @@ def _unit_counts(
         numbers = np.ones_like(numbers)
     if isinstance(counts, _counts.Count):
         counts = _counts.to_int32(counts)
-    shape = (
-        np.shape(counts) if isinstance(counts, np.ndarray | jax.Array) else ()
-    )
-    if shape == numbers.shape:  # one for each leaf
+    if _is_array(counts) and counts.shape == numbers.shape:
+        # One for each leaf; as a list they would be a slice for each.
         found = _int32(counts)[np.repeat(np.arange(len(numbers)), numbers)]
-    elif shape[:1] == numbers.shape and (numbers == shape[-1]).all():
-        found = _int32(counts).ravel()
     else:
         each = [
             jnp.broadcast_to(_int32(count), number)
             for number, count in zip(numbers.tolist(), counts, strict=True)
         ]
-        found = jnp.concatenate([jnp.zeros(0, np.int32), *each])
+        found = together([jnp.zeros(0, np.int32), *each])
     if method.structure.round_to:
         sizes = np.repeat(pools.sizes, pools.numbers)
         found = multiples(found, sizes, method.structure.round_to)
     return found
+
+
+def _is_array(counts: Any) -> bool:
+    return isinstance(counts, np.ndarray | jax.Array) and counts.dtype != object
 
 
 def _int32(count: Any) -> jax.Array:

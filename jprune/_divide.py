@@ -9,7 +9,7 @@ import numpy as np
 
 from jprune import _counts
 from jprune._counts import Count
-from jprune._cuts import EVERY
+from jprune._kernels import EVERY, rows_of
 from jprune._keys import bits_of
 from jprune._search import Bracket
 
@@ -17,7 +17,7 @@ from jprune._search import Bracket
 class Division(NamedTuple):
     """What is known of each pool when its last scores are."""
 
-    low: jax.Array  # [pools] unsigned: bits of scores, see `count_divided`
+    low: jax.Array  # [pools] unsigned: bits of scores, see ``count_divided``
     high: jax.Array
     divided: jax.Array  # [entries] bool: where the index matters
     bound: jax.Array  # [entries] unsigned: elsewhere; all stay, or none
@@ -27,16 +27,7 @@ class Division(NamedTuple):
         """What is asked of leaves about flat indices, counted from the end."""
         index = np.array(self.size, keys.dtype) - keys
         bounds = jnp.where(self.divided, index, self.bound)
-        return joined(bounds, self.low, self.high, grow)
-
-
-def joined(keys: jax.Array, *rows: jax.Array) -> jax.Array:
-    """Keys ``[points, entries]`` and more rows, ``[entries]`` or ``[1]`` each."""
-    each = [keys, *(row.astype(keys.dtype)[None] for row in rows)]
-    entries = max(x.shape[-1] for x in each)
-    return jnp.concatenate(
-        [jnp.broadcast_to(x, (len(x), entries)) for x in each]
-    )
+        return rows_of(bounds, self.low, self.high, grow)
 
 
 def divide(

@@ -26,12 +26,12 @@ class Plan(NamedTuple):
     """
 
     joint: bool
-    pools: tuple[int, ...]  # entries of each leaf
+    entries: tuple[int, ...]  # how many each leaf has
     blocks: tuple[tuple[int, ...], ...]  # leaves that are read together
 
     @property
     def many(self) -> bool:
-        """Whether compiling what reads all blocks takes long."""
+        """Whether there are so many blocks that compiling takes long."""
         return len(self.blocks) > 32
 
     @property
@@ -49,13 +49,13 @@ class Plan(NamedTuple):
 
     def to_leaves(self, values: jax.Array) -> list[jax.Array]:
         """``[..., entries]`` cut into one array for each leaf; of one, for all."""
-        return split(values, self.pools)
+        return split(values, self.entries)
 
     def to_blocks(self, values: jax.Array) -> list[jax.Array]:
         """The same for each block."""
         if self._moves and values.shape[-1] > 1:
             values = values[..., self._order]
-        sizes = [sum(self.pools[i] for i in block) for block in self.blocks]
+        sizes = [sum(self.entries[i] for i in block) for block in self.blocks]
         return split(values, sizes)
 
     def read(
@@ -101,9 +101,9 @@ class Plan(NamedTuple):
     @property
     def _order(self) -> np.ndarray:
         """The entries block after block."""
-        ends = np.cumsum(self.pools)
+        ends = np.cumsum(self.entries)
         each = [
-            np.arange(e - n, e) for e, n in zip(ends, self.pools, strict=True)
+            np.arange(e - n, e) for e, n in zip(ends, self.entries, strict=True)
         ]
         return np.concatenate([each[i] for block in self.blocks for i in block])
 
@@ -133,14 +133,15 @@ def plan_of(leaves: list[Any], *, joint: bool) -> Plan:
         blocks += [
             tuple(members[i : i + many]) for i in range(0, len(members), many)
         ]
-    pools = tuple(len(own[0]) for own in arrays)
-    return Plan(joint, pools, tuple(blocks))
+    entries = tuple(len(own[0]) for own in arrays)
+    return Plan(joint, entries, tuple(blocks))
 
 
 def not_before(known: jax.Array, function: Callable[[], Any]) -> Any:
     """``function()``, of which nothing is computed before something is known.
 
-    The condition always holds, but the compiler doesn't know. A barrier does not
+    The condition always holds, but the compiler doesn't know. (Where `vmap` maps
+    what is known it becomes a selection, and orders nothing.) A barrier does not
     do: it is taken away before operations are moved out of loops and ordered.
     """
 

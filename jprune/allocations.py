@@ -13,6 +13,7 @@ from jprune import _counts
 from jprune._checks import check_number
 from jprune._counts import Count
 from jprune._layout import rearrange
+from jprune._plan import split
 from jprune._typing import Tree
 
 __all__ = ["Allocation", "Pools", "erdos_renyi", "global_ranking", "uniform"]
@@ -137,9 +138,7 @@ def erdos_renyi(kernel: bool = True, power: float = 1.0) -> Allocation:
         of_pools = np.repeat(np.arange(len(units)), pools.numbers)
         total = _counts.count_of(_counts.left_of(sparsity, units.sum()))
         dealt = _deal(densities[of_pools], pools.sizes[of_pools], total)
-        if len(set(pools.numbers)) == 1:
-            return dealt.reshape(len(units), -1)
-        return jnp.split(dealt, np.cumsum(pools.numbers)[:-1])
+        return split(dealt, pools.numbers)
 
     return Allocation(counts)
 

@@ -18,7 +18,8 @@ import numpy as np
 from jprune import _counts
 from jprune._checks import check_floating, check_number, is_traced
 from jprune._counts import Count
-from jprune._cuts import (
+from jprune._divide import divide
+from jprune._kernels import (
     Leaf,
     count_at_most,
     count_candidates,
@@ -26,8 +27,8 @@ from jprune._cuts import (
     count_true,
     find_ends,
     mark,
+    rows_of,
 )
-from jprune._divide import divide, joined
 from jprune._keys import bits_of, full_range, outside
 from jprune._plan import Plan, not_before, plan_of
 from jprune._search import Bracket, aim, around, evenly, search
@@ -161,13 +162,13 @@ def _select(
     stay: Sequence[jax.Array | None] = kept or [None] * len(units)
     leaves = list(map(Leaf, units, stay))
     plan = plan_of(leaves, joint=joint)
-    if not any(plan.pools):
+    if not any(plan.entries):
         return [jnp.zeros(x.shape, bool) for x in units]
     sizes = [math.prod(x.shape[1:]) for x in units]
     # Zero of the scores' mesh and batch: a loop must not start from what is of
     # none, where `vmap` is over a divided axis of an Explicit mesh.
     zero = 0 * jnp.sum(jnp.isnan(units[0]), dtype=np.int32)
-    available = zero + np.repeat(sizes, plan.pools).astype(np.int32)
+    available = zero + np.repeat(sizes, plan.entries).astype(np.int32)
     grow = jnp.zeros(1, bool)
     if kept is not None:
         # Kept units come first: with enough of them the choice is among them,
@@ -181,7 +182,7 @@ def _select(
     lost = _counts.subtract(plan.pooled(available), wanted)
     wide = any(x.dtype == jnp.float64 for x in units)
     start = _Start(grow, available, np.uint64 if wide else np.uint32)
-    asked = _find_cut(plan, leaves, lost, start)
+    asked = _find_last(plan, leaves, lost, start)
     return list(map(mark, leaves, plan.to_leaves(asked)))
 
 
@@ -193,10 +194,10 @@ class _Start(NamedTuple):
     dtype: Any  # of keys, unsigned, as wide as the widest score
 
 
-def _find_cut(
+def _find_last(
     plan: Plan, leaves: list[Leaf], lost: Count, start: _Start
 ) -> jax.Array:
-    """What :func:`mark` must know that each pool loses ``lost`` candidates."""
+    """Of the last units that go, what :func:`mark` must know."""
     hint = _guess(plan, leaves, lost, start)
     now, _ = _find_scores(plan, leaves, lost, start, hint)
     size = max(math.prod(x.scores.shape[1:]) for x in leaves)
@@ -240,7 +241,7 @@ def _find_scores(
         first = evenly(low, high, plan.points)
     none = jnp.zeros_like(start.available)
     return search(
-        lambda keys: joined(bits_of(keys), start.grow),
+        lambda keys: rows_of(bits_of(keys), start.grow),
         lambda rows: plan.read(count_at_most, leaves, plan.to_blocks(rows)),
         plan.pooled,
         lost,
@@ -283,7 +284,7 @@ def _sample(plan: Plan, leaves: list[Leaf]) -> list[Leaf]:
     """
     if plan.joint:
         leaves = sorted(leaves, key=lambda x: -x.scores.size)[:16]
-    elif sum(plan.pools) > 16:
+    elif sum(plan.entries) > 16:
         return []
     size = sum(x.scores.size for x in leaves)
     if size < 2**18:

@@ -274,3 +274,24 @@ def test_counts_for_other_leaves_are_refused(counts: list[int]) -> None:
     structure = jprune.structures.unstructured(batch_axis=0)
     with pytest.raises(ValueError, match="argument 2 is"):
         jprune.find_masks(params, 0.5, structure=structure, allocation=rule)
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        [3, [1, 2, 3]],
+        np.array([[3], [2]]),
+        np.array([3, np.array([1, 2, 3])], object),
+        jnp.array([3, 2]),
+    ],
+    ids=str,
+)
+def test_counts_of_any_form(counts: Any) -> None:
+    rule = jprune.allocations.Allocation(lambda *_: counts)
+    params = [jnp.ones((3, 4, 5)), jnp.ones((3, 2, 5))]
+    structure = jprune.structures.unstructured(batch_axis=0)
+    masks = jprune.find_masks(params, 0.5, structure=structure, allocation=rule)
+    for mask, count in zip(masks, counts, strict=True):
+        np.testing.assert_array_equal(
+            mask.sum((1, 2)), np.broadcast_to(np.asarray(count), 3)
+        )

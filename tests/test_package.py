@@ -33,7 +33,7 @@ LAYERS = [
     ("_ranking",),
     ("masks",),
     ("_keys",),
-    ("_cuts",),
+    ("_kernels",),
     ("_search",),
     ("_divide",),
     ("selection", "_straight_through"),

@@ -14,7 +14,9 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+import jprune
 from jprune import _counts, selection
+from jprune._trees import together
 
 top_k_mask = jax.jit(selection.top_k_mask)
 DTYPES = [jnp.float16, jnp.bfloat16, jnp.float32]
@@ -123,6 +125,38 @@ def test_many_leaves_take_little_memory_and_few_operations(dtype):
     assert memory is not None
     size = 80 * 64 * 64 * jnp.dtype(dtype).itemsize
     assert memory.temp_size_in_bytes < size / 10
+
+
+def test_few_operands_in_a_concatenation():
+    """Compiling one takes time that goes with the square of its operands."""
+    numbers = [jnp.ones(3, np.int32)] * 100
+    joined_up = jax.jit(lambda xs: together([x * 2 for x in xs]) + 1)
+    np.testing.assert_array_equal(joined_up(numbers), np.full(300, 3))
+    text = str(joined_up.lower(numbers).compile().as_text())
+    joins = re.findall(r" concatenate\((.*?)\), dim", text)
+    assert joins
+    assert max(x.count("%") for x in joins) <= 32
+
+
+def test_one_compilation_outside_jit():
+    compilations = []
+
+    def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
+        del duration_secs, kwargs
+        if "backend_compile" in event:
+            compilations.append(event)
+
+    params = [jnp.arange(12.0).reshape(3, 4)] * 40
+    masks = jprune.find_masks(params, 0.3)
+    jprune.find_masks(params, 0.5, masks=masks)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        jprune.find_masks(params, 0.6, masks=masks)
+        assert not compilations
+        jax.jit(lambda x: x + 1)(1.0)
+        assert compilations  # the listener does hear
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint32"])
@@ -266,6 +300,24 @@ def test_sharded_as_on_one_device(axis_type, k):
     np.testing.assert_array_equal(joined(found), expected(leaves, k))
     for x, mask in zip(placed, found, strict=True):
         assert mask.sharding.is_equivalent_to(x.sharding, x.ndim)
+
+
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+def test_kept_on_other_axes_than_scores(axis_type):
+    mesh, leaves, placed = mesh_tree(axis_type)
+    kept = [jnp.asarray(x > 0.5) for x in leaves]
+    k = _counts.count_of(300_000)
+    wanted = selection.select(
+        [x[None] for x in leaves], k, [x[None] for x in kept]
+    )
+    with jax.set_mesh(mesh):
+        everywhere = [jax.device_put(x, NamedSharding(mesh, P())) for x in kept]
+        found = jax.jit(
+            lambda x, y: selection.select(
+                [leaf[None] for leaf in x], k, [leaf[None] for leaf in y]
+            )
+        )(placed, everywhere)
+    jax.tree.map(np.testing.assert_array_equal, found, wanted)
 
 
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])

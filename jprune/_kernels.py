@@ -1,7 +1,7 @@
 """What exact selection does to one leaf: count what goes, write the mask.
 
-What is asked comes as rows of bits, ``[rows, pools]`` unsigned. The last one says
-whether the kept are all kept and the choice is among the others.
+What is asked comes as rows of bits, ``[rows, pools]`` unsigned (:func:`rows_of`).
+The last one says whether the kept are all kept and the choice is among the others.
 
 Everything here is jitted, so that it is traced once for all leaves of one
 shape; what it compiles to is a single read of the leaf, without copies.
@@ -27,6 +27,15 @@ class Leaf(NamedTuple):
 
     scores: jax.Array  # [pools, ...] floating
     kept: jax.Array | None  # [pools, ...] bool; None: the choice is among all
+
+
+def rows_of(keys: jax.Array, *common: jax.Array) -> jax.Array:
+    """``[points, entries]`` and a row of each of the others, ``[entries]`` or ``[1]``."""
+    each = [keys, *(row.astype(keys.dtype)[None] for row in common)]
+    entries = max(x.shape[-1] for x in each)
+    return jnp.concatenate(
+        [jnp.broadcast_to(x, (len(x), entries)) for x in each]
+    )
 
 
 @jax.jit
@@ -60,7 +69,8 @@ def mark(leaf: Leaf, asked: jax.Array) -> jax.Array:
     stays = _order(leaf, asked) < _wide(asked[0].astype(np.int32), leaf)
     if leaf.kept is None:
         return stays
-    return lax.select(_candidates(leaf, asked[-1], True), stays, leaf.kept)
+    here = _candidates(leaf, asked[-1], True)
+    return (here & stays) | (~here & leaf.kept)
 
 
 @jax.jit
