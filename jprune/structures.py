@@ -27,12 +27,12 @@ from jprune._layout import (
     Layout,
     check_axes,
     join,
-    members,
     place_axes,
     rearrange,
     split,
     units_spec,
 )
+from jprune._pooling import POOLINGS, check_pooling, of_weights
 from jprune._trees import path_name
 from jprune._typing import Masks, Tree, Where
 
@@ -95,7 +95,7 @@ def _structure(
 
             def units(x: jax.Array) -> jax.Array:
                 if pooling is not None:
-                    return _POOLINGS[pooling](x, layout)
+                    return POOLINGS[pooling](x, layout)
                 x = split(x, layout)
                 x = jnp.transpose(x, _weights_last(layout))
                 shape = x.shape[: len(layout.groups)]
@@ -130,48 +130,9 @@ def _structure(
     return Structure(to_units, to_masks, few=few, pooling=pooling, **fields)
 
 
-def _of_weights(layout: Layout) -> tuple[int, ...]:
-    """The axes of :func:`split` over which a unit is pooled."""
-    return tuple(range(2, 2 * len(layout.groups) - 1, 2))
-
-
 def _weights_last(layout: Layout) -> tuple[int, ...]:
     """The axes of :func:`split`, those of units before those of weights."""
-    return 0, *range(1, 2 * len(layout.tiles), 2), *_of_weights(layout)
-
-
-def _l2(x: jax.Array, layout: Layout) -> jax.Array:
-    # Squares of gradients' squares underflow, so that the largest is made 1; by
-    # a power of two, which is exact.
-    top = jnp.max(jnp.where(jnp.isfinite(x), jnp.abs(x), 0), initial=0)
-    exponent = jnp.clip(jnp.frexp(top)[1], -120, 120)
-    scale = jnp.ldexp(jnp.ones((), x.dtype), -exponent)
-    squares = split(x * scale, layout) ** 2
-    return jnp.sqrt(squares.sum(_of_weights(layout))) / scale
-
-
-def _l1(x: jax.Array, layout: Layout) -> jax.Array:
-    return jnp.abs(split(x, layout)).sum(_of_weights(layout))
-
-
-def _mean(x: jax.Array, layout: Layout) -> jax.Array:
-    sums = split(x, layout).sum(_of_weights(layout))
-    return sums / members(layout, x.shape).astype(x.dtype)
-
-
-def _max(x: jax.Array, layout: Layout) -> jax.Array:
-    return split(x, layout, -jnp.inf).max(_of_weights(layout))
-
-
-_POOLINGS = {"l2": _l2, "l1": _l1, "mean": _mean, "max": _max}
-
-
-def _check_pooling(call: str, pooling: Any) -> None:
-    if pooling not in _POOLINGS:
-        raise ValueError(
-            f"`{call}(pooling=...)` must be one of {', '.join(map(repr, _POOLINGS))}"
-            f", got {pooling!r}."
-        )
+    return 0, *range(1, 2 * len(layout.tiles), 2), *of_weights(layout)
 
 
 def _check_size(call: str, name: str, size: Any, least: int = 1) -> int:
@@ -280,7 +241,7 @@ def _tiles(
     batch_axis: Axis,
 ) -> Structure:
     """Units are boxes in ``(*window, in, out)``, of which ``tile`` has the last."""
-    _check_pooling(call.partition("(")[0], pooling)
+    check_pooling(call.partition("(")[0], pooling)
 
     def read(path: Any, shape: tuple[int, ...]) -> Layout:
         name = call.partition("(")[0]
@@ -498,7 +459,7 @@ def channel(
     Array([[False,  True,  True],
            [False,  True,  True]], dtype=bool)
     """
-    _check_pooling("channel", pooling)
+    check_pooling("channel", pooling)
     axes = check_axes("channel", axis=axis, batch_axis=batch_axis)
 
     def read(path: Any, shape: tuple[int, ...]) -> Layout:

@@ -29,7 +29,7 @@ FAMILIES = [
 
 LAYERS = [
     ("_typing", "_trees", "_checks", "_counts", "_layout"),
-    ("_plan",),
+    ("_plan", "_pooling"),
     ("_ranking",),
     ("masks",),
     ("_keys",),
