@@ -26,7 +26,7 @@ class Division(NamedTuple):
     def rows(self, keys: jax.Array, grow: jax.Array) -> jax.Array:
         """What is asked of leaves about flat indices, counted from the end."""
         index = np.array(self.size, keys.dtype) - keys
-        bounds = jnp.where(self.divided, index, self.bound)
+        bounds = jnp.where(self.divided[None], index, self.bound[None])
         return rows_of(bounds, self.low, self.high, grow)
 
 

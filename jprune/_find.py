@@ -188,9 +188,14 @@ def _reserve(
     sizes = np.array([math.prod(x.shape[1:]) for x in units], np.int64)
     counts = np.repeat(least(sizes), [len(x) for x in units])
     best = select(units, jnp.asarray(counts, np.int32), kept)
-    # NaN comes first, so that a NaN which is not reserved must step back.
+    # Infinity comes first (not NaN, which `jax_debug_nans` refuses), so that
+    # what is as high and not reserved must step back.
     return [
-        jnp.where(mask, jnp.nan, jnp.where(jnp.isnan(x), jnp.inf, x))
+        jnp.where(
+            mask,
+            jnp.inf,
+            jnp.where(x <= (most := jnp.finfo(x.dtype).max), x, most),
+        )
         for x, mask in zip(units, best, strict=True)
     ]
 

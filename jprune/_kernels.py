@@ -153,7 +153,7 @@ def _candidates(leaf: Leaf, grow: jax.Array, flags: Any) -> Any:
     """Those of ``flags`` between which is chosen."""
     if leaf.kept is None:
         return flags
-    here = leaf.kept != _wide(grow != 0, leaf)
+    here = leaf.kept != _wide(grow.astype(bool), leaf)
     return here if flags is True else here & flags
 
 

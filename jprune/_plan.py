@@ -17,6 +17,7 @@ from jax import lax
 from jprune import _counts
 from jprune._counts import Count
 from jprune._trees import together
+from jprune._varying import vary_like
 
 
 class Plan(NamedTuple):
@@ -146,10 +147,13 @@ def not_before(known: jax.Array, function: Callable[[], Any]) -> Any:
     """
 
     def never() -> Any:
-        zeros = jax.eval_shape(function)
-        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), zeros)
+        return jax.tree.map(
+            lambda x: vary_like(jnp.zeros(x.shape, x.dtype), x),
+            jax.eval_shape(function),
+        )
 
-    return lax.cond(jnp.sum(known.ravel()[:1] & 1) < 2, function, never)
+    odd = known.ravel()[:1] & np.array(1, known.dtype)
+    return lax.cond(jnp.sum(odd) < 2, function, never)
 
 
 def _stacked(leaves: list[Any]) -> Any:

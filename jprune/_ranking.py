@@ -29,7 +29,7 @@ def select_few(
     each = split(wanted, [1] * len(units))
     for i, (x, count) in enumerate(zip(units, each, strict=True)):
         stay = None if kept is None else kept[i]
-        masks.append(_ranks(x, stay) < count)
+        masks.append(_ranks(x, stay) < count.reshape((1,) * x.ndim))
     return masks
 
 
@@ -49,6 +49,7 @@ def _ranks(x: jax.Array, kept: jax.Array | None) -> jax.Array:
         below = (mine & ~yours) | ((mine == yours) & below)
     place = jnp.arange(x.shape[-1])
     earlier = place[None, :] < place[:, None]
+    earlier = jnp.broadcast_to(earlier, above.shape)
     return jnp.sum(above | (~below & earlier), axis=-1, dtype=jnp.int32)
 
 

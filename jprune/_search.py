@@ -16,6 +16,7 @@ from jax import lax
 from jprune import _counts
 from jprune._counts import Count
 from jprune._keys import full_range
+from jprune._varying import vary_like
 
 
 class Bracket(NamedTuple):
@@ -64,7 +65,7 @@ def search(
     # What is asked is made ready at the end of a pass, for the next: else that
     # becomes part of the work on each leaf, and is compiled as often.
     def ready(now: Bracket, keys: jax.Array) -> Any:
-        keys = jnp.clip(keys, now.low + 1, now.high - 1)
+        keys = jnp.clip(keys, now.low[None] + 1, now.high[None] - 1)
         return now, keys, ask(keys)
 
     def within(now: Bracket) -> jax.Array:
@@ -81,18 +82,20 @@ def search(
     def narrow(state: Any) -> Any:
         before, keys, asked, gap = state
         each = count(asked)
-        few = ~_counts.less(lost, pooled(each))
+        few = ~_counts.less(jax.tree.map(lambda x: x[None], lost), pooled(each))
         now = Bracket(
-            low=jnp.max(jnp.where(few, keys, before.low), 0),
-            high=jnp.min(jnp.where(few, before.high, keys), 0),
-            under_low=jnp.max(jnp.where(few, each, before.under_low), 0),
-            under_high=jnp.min(jnp.where(few, before.under_high, each), 0),
+            low=jnp.max(jnp.where(few, keys, before.low[None]), 0),
+            high=jnp.min(jnp.where(few, before.high[None], keys), 0),
+            under_low=jnp.max(jnp.where(few, each, before.under_low[None]), 0),
+            under_high=jnp.min(
+                jnp.where(few, before.under_high[None], each), 0
+            ),
         )
         inside = within(now)
         # Most of what was there is still there: the guess was no good.
         poor = 4 * inside > within(before)
         keys = jnp.where(
-            poor,
+            poor[None],
             evenly(now.low, now.high, points),
             aim(now, pooled, lost, points),
         )
@@ -105,6 +108,7 @@ def search(
         high=jnp.broadcast_to(start.high, shape),
     )
     first = jnp.broadcast_to(first, (points, *shape))
+    now, first = vary_like((now, first), lost)
     begin = *ready(now, first), _gap(now, within(now))
     now, _, _, gap = lax.while_loop(unfinished, narrow, begin)
     return now, gap
@@ -141,9 +145,12 @@ def _across(
     """Keys at regular places of a bracket, which is from 0 to 1."""
     width, real = high - low, _real(low.dtype)
     spots = np.arange(points, dtype=real)[:, None]
+    first, step = (
+        jnp.reshape(jnp.asarray(x, real), (1, -1)) for x in (first, step)
+    )
     places = jnp.clip(first + step * spots, 0, 1)
-    keys = (places * width.astype(real)).astype(low.dtype)
-    return low + jnp.minimum(keys, width)
+    keys = (places * width.astype(real)[None]).astype(low.dtype)
+    return low[None] + jnp.minimum(keys, width[None])
 
 
 def _real(dtype: Any) -> Any:
@@ -162,13 +169,15 @@ def around(
     """Keys of floats at both sides of a unit ``beyond`` another, near and far."""
     least, most = full_range(low.dtype)
     steps = 4 * np.linspace(-1, 1, points, dtype=np.float32)[:, None] ** 3
-    move = ((beyond + steps * margin) * gap).astype(np.float32)
+    move = ((beyond[None] + steps * margin[None]) * gap[None]).astype(
+        np.float32
+    )
     # Away from the unit: equals have one key, and those beside it are asked for.
     move = jnp.where(steps < 0, jnp.floor(move), jnp.ceil(move))
     size = jnp.clip(abs(move), 0, 2.0 ** (8 * low.itemsize - 2))
     size = size.astype(low.dtype)
     return jnp.where(
         move < 0,
-        low - jnp.minimum(size, low - least),
-        low + jnp.minimum(size, most - low),
+        low[None] - jnp.minimum(size, (low - least)[None]),
+        low[None] + jnp.minimum(size, (most - low)[None]),
     )

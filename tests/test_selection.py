@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec as P
 
 import jprune
 from jprune import _counts, selection
+from jprune._ranking import select_few
 from jprune._trees import together
 
 top_k_mask = jax.jit(selection.top_k_mask)
@@ -318,6 +319,67 @@ def test_kept_on_other_axes_than_scores(axis_type):
             )
         )(placed, everywhere)
     jax.tree.map(np.testing.assert_array_equal, found, wanted)
+
+
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+def test_each_device_chooses_for_itself_in_shard_map(axis_type):
+    """Loops start from constants, and go on with what varies."""
+    mesh = jax.make_mesh((2,), ("a",), axis_types=(axis_type,))
+    rng = np.random.default_rng(10)
+    large = rng.normal(size=(2, 800, 400)).round(2).astype(np.float32)
+    small = rng.integers(0, 3, size=(2, 5, 6)).astype(np.float32)
+    ks, by = np.array([300_000, 44]), NamedSharding(mesh, P("a"))
+
+    def choose(tree, k):
+        masks = top_k_mask([x[0] for x in tree], k[0])
+        return [mask[None] for mask in masks]
+
+    with jax.set_mesh(mesh):
+        mapped = jax.shard_map(choose, in_specs=P("a"), out_specs=P("a"))
+        found = jax.jit(mapped)(*jax.device_put(([large, small], ks), by))
+    for i, k in enumerate(ks):
+        np.testing.assert_array_equal(
+            joined([np.asarray(x)[i] for x in found]),
+            expected([large[i], small[i]], int(k)),
+        )
+
+
+def test_pools_and_kept_units_in_shard_map():
+    mesh = jax.make_mesh((2,), ("a",), axis_types=(AxisType.Auto,))
+    rng = np.random.default_rng(11)
+    units = jnp.asarray(rng.integers(0, 5, size=(2, 3, 40)), jnp.float32)
+    kept = jnp.asarray(rng.random(units.shape) < 0.4)
+    counts = jnp.array([7, 20, 31])
+
+    def choose(units, kept):
+        (mask,) = selection.select([units[0]], counts, [kept[0]])
+        return mask[None]
+
+    with jax.set_mesh(mesh):
+        mapped = jax.shard_map(choose, in_specs=P("a"), out_specs=P("a"))
+        found = jax.jit(mapped)(units, kept)
+    for i in range(2):
+        wanted = choose(units[i : i + 1], kept[i : i + 1])
+        np.testing.assert_array_equal(found[i : i + 1], wanted)
+
+
+@pytest.mark.parametrize(
+    "strict",
+    [
+        lambda: jax.numpy_rank_promotion("raise"),
+        lambda: jax.numpy_dtype_promotion("strict"),
+    ],
+)
+def test_nothing_is_promoted_silently(strict):
+    large = jnp.zeros((800, 400))
+    small = [jnp.zeros((4, 5, 6), jnp.bfloat16)] * 40
+    kept = [x > 1 for x in small]
+    with strict():
+        jax.eval_shape(selection.top_k_mask, [large, *small], 9)
+        for wanted in _counts.count_of(9), jnp.zeros(160, jnp.int32):
+            jax.eval_shape(selection.select, small, wanted)
+            jax.eval_shape(selection.select, small, wanted, kept)
+        jax.eval_shape(select_few, small, jnp.zeros(40, jnp.int32), kept)
 
 
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
