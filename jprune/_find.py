@@ -14,6 +14,7 @@ from jprune._budget import Budget
 from jprune._checks import check_fixed, check_where, is_traced
 from jprune._method import Kept, Method, kept_units, unit_scores
 from jprune._ranking import select_few
+from jprune._seeds import key_maker
 from jprune._trees import is_hole, like, path_name
 from jprune._typing import Masks, Tree, Where
 from jprune.allocations import Allocation, uniform
@@ -55,7 +56,7 @@ def find_masks(
         that ``where`` does not select are returned as they are.
       grads: Gradients like ``params``, for criteria that need them. A criterion
         that accumulates takes them for its only step.
-      key: A random key or a seed, for criteria that need one.
+      key: A seed or a random key of any form, for criteria that need one.
 
     Returns:
       A tree like ``params``: bool arrays of the parameters' shapes (and
@@ -80,8 +81,8 @@ def find_masks(
     method.check()
     sparsity = check_fixed("find_masks", sparsity)
     check_where("find_masks", where)
-    if isinstance(key, int | np.integer):
-        key = jax.random.key(key)
+    if key is not None:
+        key = key_maker("find_masks", key)()
     chosen = method.choose(where, params)
     if grads is not None:
         grads = like(chosen, grads, "`find_masks(grads=...)`", "gradient")

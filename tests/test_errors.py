@@ -48,6 +48,19 @@ WHEN_MADE: list[tuple[str, Callable[[], Any]]] = [
         "`find_masks(sparsity=...)` must be a number, got the schedule",
         lambda: jprune.find_masks(PARAMS, optax.constant_schedule(0.5)),
     ),
+    ("`prune(key=...)` must be a seed or one random key", lambda: jprune.prune(0.5, key="a")),
+    ("`prune(key=...)` must be a seed or one random key", lambda: jprune.prune(0.5, key=None)),
+    ("`find_masks(key=...)` must be a seed or one random key", lambda: jprune.find_masks(PARAMS, 0.5, key=0.5)),
+    ("must be a seed or one random key, an int or `jax.random.key(0)`, got True", lambda: jprune.prune(0.5, key=True)),
+    (
+        "`rewire(key=...)` must be a seed or one random key, an int or `jax.random.key(0)`, got an array of keys of shape (2,)",
+        lambda: jprune.rigl(optax.sgd(0.1), 0.5, stop=9, key=jax.random.split(jax.random.key(0))),
+    ),
+    (
+        "got an array of uint32 of shape (3,)",
+        lambda: jprune.prune(0.5, key=jnp.zeros(3, jnp.uint32)),
+    ),
+    ("got an array of float32", lambda: jprune.prune(0.5, key=jnp.zeros(2))),
     ("`prune(every=...)` must be an integer >= 1, got 0", lambda: jprune.prune(0.5, every=0)),
     ("`prune(every=...)` must be an integer >= 1, got 1.5", lambda: jprune.prune(0.5, every=1.5)),
     (

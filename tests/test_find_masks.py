@@ -16,6 +16,7 @@ import pytest
 
 import jprune
 from jprune import _counts
+from jprune._seeds import key_maker
 from jprune.allocations import global_ranking, uniform
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -358,3 +359,39 @@ def test_leaves_without_pools() -> None:
     structure = jprune.structures.unstructured(batch_axis=0)
     masks = jprune.find_masks(params, 0.5, structure=structure)
     assert [mask.shape for mask in masks] == [(0, 3, 4), (0, 2, 2)]
+
+
+KEYS: dict[str, Any] = {
+    "int": 3,
+    "numpy scalar": np.int64(3),
+    "numpy array": np.array(3),
+    "unsigned": jnp.uint32(3),
+    "eight bits": jnp.int8(3),
+    "raw": jax.random.PRNGKey(3),
+    "raw in numpy": np.array([0, 3], np.uint32),
+    "typed": jax.random.key(3),
+}
+
+
+@pytest.mark.parametrize("kind", KEYS)
+def test_keys_of_every_kind(kind: str) -> None:
+    """One place makes the key, from what is traced too."""
+
+    def data(key: Any) -> Any:
+        return jax.random.key_data(key_maker("find_masks", key)()).tolist()
+
+    def traced(key: Any) -> Any:
+        return jax.random.key_data(key_maker("find_masks", key)())
+
+    assert data(KEYS[kind]) == [0, 3]
+    assert jax.jit(lambda: traced(KEYS[kind]))().tolist() == [0, 3]
+    assert jax.jit(traced)(KEYS[kind]).tolist() == [0, 3]
+
+
+def test_a_seed_may_be_an_array() -> None:
+    at_random = jprune.criteria.random()
+    found, wanted = (
+        jprune.find_masks(jnp.ones((4, 8)), 0.5, criterion=at_random, key=key)
+        for key in (jnp.uint32(3), 3)
+    )
+    np.testing.assert_array_equal(found, wanted)

@@ -17,10 +17,10 @@ from jprune._checks import (
     check_sparsity,
     check_state,
     check_where,
-    is_traced,
 )
 from jprune._find import check_method, find
 from jprune._method import Method, kept_units
+from jprune._seeds import key_maker
 from jprune._trees import is_hole, like
 from jprune._typing import Masks, Sparsity, Tree, Where
 from jprune.allocations import Allocation, uniform
@@ -95,7 +95,7 @@ def prune(
     sparsity = check_sparsity("prune", sparsity)
     check_where("prune", where)
     every = check_every("prune", every)
-    seed = key_maker(key)
+    seed = key_maker("prune", key)
     # Jitted once per transform, so that a loop without jit compiles it once.
     refresh = jax.jit(partial(_refresh, method), static_argnames="fixed")
 
@@ -197,24 +197,3 @@ def _refresh(
     # A loop of one pass at most, and no second `cond`: under `vmap` that would
     # choose at every step, a loop only where masks of any are due.
     return lax.while_loop(lambda now: now[0], choose_again, (due, masks))[1]
-
-
-def key_maker(key: Any) -> Any:
-    """A function that makes the key where it is used.
-
-    ``update`` must read no array made here: it could be donated, or be bound to
-    another device.
-    """
-    if not isinstance(key, jax.Array) or is_traced(key):
-        if isinstance(key, jax.Array) and jnp.issubdtype(
-            key.dtype, jax.dtypes.prng_key
-        ):
-            return lambda: key
-        return lambda: jax.random.key(key)
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        if key.ndim == 0:
-            seed = int(key)
-            return lambda: jax.random.key(seed)
-        key = jax.random.wrap_key_data(key)
-    data, impl = np.asarray(jax.random.key_data(key)), jax.random.key_impl(key)
-    return lambda: jax.random.wrap_key_data(jnp.asarray(data), impl=impl)

@@ -22,13 +22,13 @@ from jprune._checks import (
 )
 from jprune._find import check_method, find
 from jprune._method import Method, kept_units
+from jprune._seeds import key_maker
 from jprune._trees import is_hole, like
 from jprune._typing import Masks, Scalar, Sparsity, Tree, Where
 from jprune.allocations import Allocation, uniform
 from jprune.criteria import Criterion, gradient, magnitude, random
 from jprune.structures import Structure, unstructured
 from jprune.transforms._keep_masks import mask_updates
-from jprune.transforms._prune import key_maker
 from jprune.transforms._slots import find_slots, reset_slots
 
 _BEFORE = 2**32 - 1  # folded into the key of the first masks: no count is it
@@ -154,7 +154,7 @@ def rewire(
     if fraction is None:
         fraction = optax.cosine_decay_schedule(0.3, stop)
     fraction = check_sparsity("rewire", fraction, "fraction")
-    seed = key_maker(key)
+    seed = key_maker("rewire", key)
     inner = optax.with_extra_args_support(inner)
     # Jitted once per transform, so that a loop without jit compiles it once.
     refresh = jax.jit(partial(_refresh, dropping, growing), static_argnums=0)
