@@ -1,9 +1,9 @@
 """How many units stay: numbers of them, or what a budget is enough for."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, TypeAlias
 
 import jax
@@ -44,6 +44,31 @@ def counts_of(
     with nullcontext() if traced else jax.ensure_compile_time_eval():
         sparsity = _budget.units_lost(left, sparsity, traced=traced)
     return _unit_counts(method, pools, sparsity, dropped)
+
+
+def counts_on_host(method: Method) -> Callable[..., Counts]:
+    """:func:`counts_of` for Python numbers, as NumPy arrays.
+
+    A program that is handed these serves for every number; one that held the
+    number would be compiled for each. The last counts are remembered.
+    """
+
+    @lru_cache(maxsize=2)
+    def found(
+        form: Any, shapes: Any, sparsity: float, dropped: float
+    ) -> Counts:
+        leaves = [jax.ShapeDtypeStruct(*x) for x in shapes]
+        params = jax.tree.unflatten(form, leaves)
+        with jax.ensure_compile_time_eval():
+            counts = counts_of(method, params, sparsity, dropped)
+            return jax.tree.map(np.asarray, counts)
+
+    def of(params: Tree, sparsity: float, dropped: float = 0.0) -> Counts:
+        leaves, form = jax.tree.flatten(params)
+        shapes = tuple((np.shape(x), jnp.result_type(x)) for x in leaves)
+        return found(form, shapes, sparsity, dropped)
+
+    return of
 
 
 def pools_of(method: Method, params: Tree) -> Pools:

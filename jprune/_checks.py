@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -19,6 +20,9 @@ from jprune._trees import (
     rebuild,
 )
 from jprune._typing import Masks, Sparsity, Tree, Where
+
+LATE = 2**24
+"""A count of updates by which schedules have ended."""
 
 _NEVER_PRUNED = ("bias", "scale", "mean", "var")
 
@@ -45,23 +49,63 @@ def check_number(call: str, value: Any) -> Any:
 def check_sparsity(
     call: str, sparsity: Sparsity, name: str = "sparsity"
 ) -> Any:
-    """A float in [0, 1], a traced scalar, or a schedule of the count."""
-    if callable(sparsity):
-        try:
-            first = sparsity(0)
-        except TypeError as error:
-            raise ValueError(
-                f"`{call}({name}=...)` must be a number or a schedule "
-                f"(count -> number); calling {sparsity!r} failed: {error}"
-            ) from error
-        check_sparsity(call, first, name)
-        return sparsity
-    sparsity = check_number(f"`{call}({name}=...)`", sparsity)
-    if isinstance(sparsity, float) and not 0.0 <= sparsity <= 1.0:
-        raise ValueError(
-            f"`{call}({name}=...)` must lie in [0, 1], got {sparsity}."
-        )
+    """A float in [0, 1], a traced scalar, or a schedule of the count.
+
+    A schedule is asked for its value at a few counts, as int32 arrays. What it
+    does elsewhere, or where it is traced, is not seen: see :func:`is_fraction`.
+    """
+    place = f"`{call}({name}=...)`"
+    if not callable(sparsity):
+        number = check_number(place, sparsity)
+        if isinstance(number, float) and not 0.0 <= number <= 1.0:
+            raise ValueError(f"{place} must lie in [0, 1], got {number}.")
+        return number
+    with jax.ensure_compile_time_eval():
+        for count in (0, 1, 10, 100, 1000, 10**4, 10**5, 10**6, LATE):
+            try:
+                value = sparsity(jnp.asarray(count, jnp.int32))
+            except Exception as error:
+                if count:
+                    break  # a table may end; training finds out if it does
+                raise ValueError(
+                    f"{place} must be a number or a schedule (count -> number)"
+                    f"; calling {sparsity!r} with an int32 array failed: {error}"
+                ) from error
+            check_rate(call, value, count, name)
     return sparsity
+
+
+def check_rate(
+    call: str, value: Any, count: Any, name: str = "sparsity"
+) -> Any:
+    """What a schedule gave at some count: a float in [0, 1], or traced."""
+    number = check_number(f"`{call}({name}=...)` at count {count}", value)
+    if is_traced(number):
+        return number
+    dtype = np.result_type(getattr(value, "dtype", np.float64))
+    slack = rounding_of(dtype)
+    if not -slack <= number <= 1 + slack:
+        raise ValueError(
+            f"`{call}({name}=...)` must lie in [0, 1], got {number} at count "
+            f"{count}."
+        )
+    return min(max(number, 0.0), 1.0)
+
+
+def rounding_of(dtype: Any) -> float:
+    """By how much a schedule's last value may miss 0 or 1."""
+    real = jnp.issubdtype(dtype, jnp.floating)
+    return 4 * float(jnp.finfo(dtype).eps) if real else 0.0
+
+
+def is_fraction(value: jax.Array) -> jax.Array:
+    """Whether what has no value yet lies in [0, 1]: NaN does not.
+
+    What does not removes nothing: a program must not destroy all weights since
+    its schedule is in percent.
+    """
+    slack = rounding_of(value.dtype)
+    return (value >= -slack) & (value <= 1 + slack)
 
 
 def check_fixed(call: str, sparsity: Any) -> Any:
@@ -97,7 +141,7 @@ def check_threshold(call: str, threshold: Any) -> Any:
 def check_count(call: str, count: Any) -> Any:
     """An int >= 0 or a traced integer scalar."""
     if is_traced(count):
-        if count.ndim or not jax.numpy.issubdtype(count.dtype, np.integer):
+        if count.ndim or not jnp.issubdtype(count.dtype, np.integer):
             raise ValueError(f"{call} must be an integer, got {count}.")
         return count
     number = check_number(call, count)
@@ -151,7 +195,7 @@ def check_state(call: str, masks: Masks) -> None:
     """
     for path, mask in leaves_with_path(masks):
         dtype = getattr(mask, "dtype", np.bool_)
-        if not jax.numpy.issubdtype(dtype, np.bool_):
+        if not jnp.issubdtype(dtype, np.bool_):
             raise ValueError(
                 f"`{call}`: the mask of {path_name(path)!r} in the state must be "
                 f"bool, got {dtype}. Wrappers that compute with the state of "

@@ -12,6 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jprune._checks import is_fraction
+from jprune._trees import wide
+
 
 class Count(NamedTuple):
     """The integers ``high * 2**16 + low`` with ``0 <= low < 2**16``."""
@@ -148,9 +151,9 @@ def fraction_of(fraction: Any, sizes: Any) -> Any:
 
 
 def _clipped(fraction: jax.Array) -> jax.Array:
-    # A schedule may leave [0, 1] by a rounding; NaN prunes nothing.
-    dtype = jnp.promote_types(fraction.dtype, jnp.float32)
-    return jnp.nan_to_num(jnp.clip(fraction.astype(dtype), 0, 1))
+    # A schedule may leave [0, 1] by a rounding; else nothing goes, see there.
+    valid, fraction = is_fraction(fraction), wide(fraction)
+    return jnp.where(valid, jnp.clip(fraction, 0, 1), 0)
 
 
 def density_of(sparsity: Any) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 from jprune import _budget, _counts
 from jprune._amounts import Counts, counts_of, multiples, pools_of, sizes_of
 from jprune._budget import Budget
-from jprune._checks import check_fixed, check_where, is_traced
+from jprune._checks import check_fixed, check_where, is_fraction, is_traced
 from jprune._method import Kept, Method, kept_units, unit_scores
 from jprune._ranking import select_few
 from jprune._seeds import key_maker
@@ -93,12 +93,15 @@ def find_masks(
     masks = full_masks("`find_masks(masks=...)`", params, masks)
     kept = kept_units(method, _everywhere(chosen, masks))
     found = find(method, chosen, counts, state, grads, key, kept)
-    return jax.tree.map(
-        lambda new, old: old if is_hole(new) else new,
-        found,
-        masks,
-        is_leaf=is_hole,
-    )
+
+    def leaf(new: Any, old: Any) -> Any:
+        if is_hole(new):
+            return old
+        if isinstance(sparsity, jax.Array) and not is_hole(old):
+            return jnp.where(is_fraction(sparsity), new, old)
+        return new
+
+    return jax.tree.map(leaf, found, masks, is_leaf=is_hole)
 
 
 def _everywhere(params: Tree, masks: Masks) -> Masks:

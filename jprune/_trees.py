@@ -69,7 +69,12 @@ def is_floating(leaf: Any) -> bool:
 def wide(x: Any) -> jax.Array:
     """In float32 at least: 16-bit numbers underflow, overflow and round."""
     x = jnp.asarray(x)
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x.astype(wide_dtype(x.dtype))
+
+
+def wide_dtype(dtype: Any) -> Any:
+    """float32 or float64; no promotion, which 8 bits do not know."""
+    return np.dtype(np.float64 if dtype == np.float64 else np.float32)
 
 
 def is_array(leaf: Any) -> bool:

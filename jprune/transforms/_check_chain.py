@@ -6,13 +6,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jprune._checks import check_every
+from jprune._checks import LATE, check_every
 from jprune._layout import laid_out_like
 from jprune._trees import is_floating, is_hole, leaves_with_path, path_name
 from jprune._typing import Tree
 from jprune.masks import get_masks
-
-_LATE = 2**24  # a count of updates by which schedules have ended
 
 
 class ChainReport(NamedTuple):
@@ -203,7 +201,7 @@ def _late(state: Any) -> Any:
         if not _has_masks(x):
             return x
         if "count" in x._fields:
-            x = x._replace(count=jnp.full_like(x.count, _LATE))
+            x = x._replace(count=jnp.full_like(x.count, LATE))
         return x._replace(masks=jax.tree.map(halve, x.masks))
 
     return jax.tree.map(node, state, is_leaf=_has_masks)

@@ -9,14 +9,16 @@ import numpy as np
 import optax
 from jax import lax
 
-from jprune._amounts import counts_of, is_due
+from jprune._amounts import Counts, counts_of, counts_on_host, is_due
 from jprune._calls import recorded
 from jprune._checks import (
     check_every,
     check_params,
+    check_rate,
     check_sparsity,
     check_state,
     check_where,
+    is_fraction,
 )
 from jprune._find import check_method, find
 from jprune._method import Method, kept_units
@@ -97,7 +99,8 @@ def prune(
     every = check_every("prune", every)
     seed = key_maker("prune", key)
     # Jitted once per transform, so that a loop without jit compiles it once.
-    refresh = jax.jit(partial(_refresh, method), static_argnames="fixed")
+    refresh = jax.jit(partial(_refresh, method))
+    known = counts_on_host(method)
 
     def init_fn(params: Tree) -> PruneState:
         chosen = method.choose(where, params)
@@ -129,15 +132,14 @@ def prune(
         if grad is not None and criterion.reads_grads:
             grads = like(chosen, grad, "`prune`, `grad=`", "gradient")
         remembered = criterion.update(grads, state.criterion, chosen)
-        rate = sparsity(state.count) if callable(sparsity) else sparsity
-        fixed, traced = (
-            (None, rate)
-            if isinstance(rate, jax.Array)
-            else (
-                float(rate),
-                None,
-            )
-        )
+        rate = sparsity
+        if callable(sparsity):
+            rate = sparsity(state.count)
+            if not isinstance(rate, jax.Array):
+                rate = check_rate("prune", rate, state.count)
+        counts = None
+        if not isinstance(rate, jax.Array):
+            rate, counts = None, known(chosen, rate)
         masks = refresh(
             chosen,
             state.masks,
@@ -146,8 +148,8 @@ def prune(
             state.count,
             every,
             jax.random.fold_in(seed(), state.count),
-            traced,
-            fixed=fixed,
+            rate,
+            counts,
         )
         return mask_updates(updates, params, masks), PruneState(
             optax.safe_increment(state.count), masks, remembered
@@ -165,19 +167,27 @@ def _refresh(
     count: jax.Array,
     every: Any,
     key: jax.Array,
-    traced: jax.Array | None,
-    *,
-    fixed: float | None,
+    sparsity: jax.Array | None,
+    known: Counts | None,
 ) -> Masks:
-    """The masks of this update: new ones if it is time and counts differ."""
-    sparsity = traced if fixed is None else fixed
+    """The masks of this update: new ones if it is time and counts differ.
+
+    Either ``sparsity`` is given or the counts that are ``known``.
+    """
+
+    def wanted(params: Tree) -> Counts:
+        if sparsity is None:
+            return known  # type: ignore[return-value]
+        return counts_of(method, params, sparsity)
 
     # One after the other and not nested: two branches that hold every leaf are
     # twice the work of compilation.
     def look() -> tuple[jax.Array, jax.Array]:
         kept = kept_units(method, masks)
-        counts = counts_of(method, params, sparsity)
-        return is_due(method, counts, kept), kept.counts
+        due = is_due(method, wanted(params), kept)
+        if sparsity is not None:
+            due &= is_fraction(sparsity)  # else masks stay as they are
+        return due, kept.counts
 
     def wait() -> tuple[jax.Array, jax.Array]:
         due, marked = jax.eval_shape(look)
@@ -188,7 +198,7 @@ def _refresh(
         (due, masks), p, remembered, g = lax.optimization_barrier(
             (now, params, state, grads)
         )
-        counts = counts_of(method, p, sparsity)
+        counts = wanted(p)
         kept = kept_units(method, masks)._replace(counts=marked)
         new = find(method, p, counts, remembered, g, key, kept)
         return jnp.zeros_like(due), new

@@ -10,15 +10,17 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from jprune._amounts import counts_of
+from jprune._amounts import Counts, counts_of, counts_on_host
 from jprune._calls import recorded
 from jprune._checks import (
     check_every,
     check_fixed,
     check_params,
+    check_rate,
     check_sparsity,
     check_state,
     check_where,
+    is_fraction,
 )
 from jprune._find import check_method, find
 from jprune._method import Method, kept_units
@@ -158,6 +160,7 @@ def rewire(
     inner = optax.with_extra_args_support(inner)
     # Jitted once per transform, so that a loop without jit compiles it once.
     refresh = jax.jit(partial(_refresh, dropping, growing), static_argnums=0)
+    known_left, known = map(counts_on_host, (dropping, growing))
 
     def init_fn(params: Tree) -> RewireState:
         chosen = at_random.choose(where, params)
@@ -201,21 +204,34 @@ def rewire(
         # A rewiring that replaces a step lies between two counts of steps.
         turn, rest = jnp.divmod(state.count - start, every + replace_step)
         step = start + turn * every
-        rate: Any = fraction(step) if callable(fraction) else fraction
+        rate: Any = fraction
+        if callable(fraction):
+            rate = fraction(step)
+            if not isinstance(rate, jax.Array):
+                rate = check_rate("rewire", rate, step, "fraction")
         due = (state.count >= start) & (rest == 0) & (rate > 0)
         if stop is not None:
             due &= step <= stop
         numbers: tuple[Any, Any] = sparsity, rate
-        masks = refresh(
-            tuple(None if _has_bits(x) else float(x) for x in numbers),
-            tuple(x if _has_bits(x) else None for x in numbers),
-            due,
-            chosen,
-            state.masks,
-            remembered,
-            grads,
-            jax.random.fold_in(seed(), state.count),
-        )
+        for number in filter(_has_bits, numbers):
+            due &= is_fraction(number)  # else masks stay as they are
+        counts = None
+        if not any(map(_has_bits, numbers)):
+            counts = known_left(chosen, sparsity, rate), known(chosen, sparsity)
+            numbers = None, None
+        masks = state.masks
+        if not isinstance(fraction, float) or fraction:
+            masks = refresh(
+                tuple(None if _has_bits(x) else x for x in numbers),
+                tuple(x if _has_bits(x) else None for x in numbers),
+                counts,
+                due,
+                chosen,
+                state.masks,
+                remembered,
+                grads,
+                jax.random.fold_in(seed(), state.count),
+            )
         active = jax.tree.map(jnp.logical_and, state.masks, masks)
 
         if extra_args.get("grad") is not None:
@@ -339,6 +355,7 @@ def _refresh(
     growing: Method,
     fixed: tuple[float | None, ...],
     traced: tuple[jax.Array | None, ...],
+    known: tuple[Counts, Counts] | None,
     due: jax.Array,
     params: Tree,
     masks: Masks,
@@ -346,22 +363,32 @@ def _refresh(
     grads: Tree,
     key: jax.Array,
 ) -> Masks:
-    """The masks of this update: rewired if it is time."""
-    sparsity, fraction = (
-        t if f is None else f for f, t in zip(fixed, traced, strict=True)
-    )
-    if not _has_bits(fraction) and fraction == 0:
-        return masks
+    """The masks of this update: rewired if it is time.
+
+    Either sparsity and fraction are given, ``fixed`` or ``traced``, or the counts
+    are ``known``: those that are left, and those in the end.
+    """
+
+    def wanted() -> tuple[Counts, Counts]:
+        if known is not None:
+            return known
+        sparsity, fraction = (
+            t if f is None else f for f, t in zip(fixed, traced, strict=True)
+        )
+        return (
+            counts_of(dropping, params, sparsity, fraction),
+            counts_of(growing, params, sparsity),
+        )
+
     for_drop, for_grow = jax.random.split(key)
 
     def rewired(now: tuple[jax.Array, Masks]) -> tuple[jax.Array, Masks]:
         due, masks = now
-        left = counts_of(dropping, params, sparsity, fraction)
+        left, counts = wanted()
         kept = kept_units(dropping, masks)
         rest = find(
             dropping, params, left, states["drop"], grads, for_drop, kept
         )
-        counts = counts_of(growing, params, sparsity)
         kept = kept_units(growing, rest)
         new = find(
             growing, params, counts, states["grow"], grads, for_grow, kept
