@@ -1,4 +1,9 @@
-"""How the scores of a unit's weights become the score of the unit."""
+"""How the scores of a unit's weights become the score of the unit.
+
+No order is lost that float32 scores have, but for two limits of the floats
+themselves: a norm above the largest is infinite, and what is below the smallest
+normal one, 1.2e-38, is 0 on backends that flush subnormal numbers (XLA's CPU).
+"""
 
 from typing import Any
 
@@ -6,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jprune._layout import Layout, members, split
+from jprune._scales import scale_of, top_of
 
 
 def of_weights(layout: Layout) -> tuple[int, ...]:
@@ -13,14 +19,22 @@ def of_weights(layout: Layout) -> tuple[int, ...]:
     return tuple(range(2, 2 * len(layout.groups) - 1, 2))
 
 
+def _sums(
+    x: jax.Array, layout: Layout, power: int
+) -> tuple[jax.Array, jax.Array]:
+    """Of each unit a sum of powers, scaled by a power of two, and the scale.
+
+    Each unit has its own: one for all would lose units that are 1e-19 of the
+    largest, as their squares are no floats.
+    """
+    x, axes = split(x, layout), of_weights(layout)
+    scale = scale_of(top_of(x, axes))
+    return jnp.sum((x * scale) ** power, axes), jnp.squeeze(scale, axes)
+
+
 def _l2(x: jax.Array, layout: Layout) -> jax.Array:
-    # Squares of gradients' squares underflow, so that the largest is made 1; by
-    # a power of two, which is exact.
-    top = jnp.max(jnp.where(jnp.isfinite(x), jnp.abs(x), 0), initial=0)
-    exponent = jnp.clip(jnp.frexp(top)[1], -120, 120)
-    scale = jnp.ldexp(jnp.ones((), x.dtype), -exponent)
-    squares = split(x * scale, layout) ** 2
-    return jnp.sqrt(squares.sum(of_weights(layout))) / scale
+    squares, scale = _sums(x, layout, 2)
+    return jnp.sqrt(squares) / scale
 
 
 def _l1(x: jax.Array, layout: Layout) -> jax.Array:
@@ -28,12 +42,13 @@ def _l1(x: jax.Array, layout: Layout) -> jax.Array:
 
 
 def _mean(x: jax.Array, layout: Layout) -> jax.Array:
-    sums = split(x, layout).sum(of_weights(layout))
-    return sums / members(layout, x.shape).astype(x.dtype)
+    sums, scale = _sums(x, layout, 1)
+    return sums / members(layout, x.shape).astype(x.dtype) / scale
 
 
 def _max(x: jax.Array, layout: Layout) -> jax.Array:
-    return split(x, layout, -jnp.inf).max(of_weights(layout))
+    whole = split(x, layout, -jnp.inf)
+    return whole.max(of_weights(layout), initial=-jnp.inf)
 
 
 POOLINGS = {"l2": _l2, "l1": _l1, "mean": _mean, "max": _max}

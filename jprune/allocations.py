@@ -15,6 +15,7 @@ from jprune._checks import check_number
 from jprune._counts import Count
 from jprune._layout import rearrange
 from jprune._plan import split
+from jprune._scales import scale_of, spread, top_of
 from jprune._typing import Tree
 
 __all__ = ["Allocation", "Pools", "erdos_renyi", "global_ranking", "uniform"]
@@ -202,6 +203,7 @@ def global_ranking(
         of each score by the sum of the squares that are not smaller in its
         layer: :math:`s_u^2 / \sum_{v \ge u} s_v^2`. It is made for scores that
         are not negative; negative ones stay as they are, behind all others.
+        Ranked are their roots times a power of two, so that no order is lost.
       min_density: Every layer keeps at least this fraction of its units, rounded
         up, by its own best; where that is more than the sparsity leaves, it is
         what stays. Static.
@@ -261,32 +263,29 @@ def global_ranking(
     )
 
 
-def _scaled(x: jax.Array) -> jax.Array:
-    """Finite scores of each pool by their largest magnitude, 0 for others."""
-    finite = jnp.where(jnp.isfinite(x), x, 0)
-    axes = tuple(range(1, x.ndim))
-    top = jnp.max(jnp.abs(finite), axes, keepdims=True, initial=0)
-    return finite / jnp.where(top > 0, top, 1)
-
-
 def _by_norm(x: jax.Array) -> jax.Array:
     """Each pool divided by its norm; what is not finite stays as it is."""
-    scaled = _scaled(x)
     axes = tuple(range(1, x.ndim))
-    norm = jnp.sqrt(jnp.sum(scaled**2, axes, keepdims=True))
-    return jnp.where(jnp.isfinite(x), scaled / jnp.where(norm > 0, norm, 1), x)
+    finite, top = jnp.where(jnp.isfinite(x), x, 0), top_of(x, axes)
+    scale = scale_of(top)
+    squares = jnp.sum((finite * scale) ** 2, axes, keepdims=True)
+    norm = jnp.sqrt(jnp.where(top > 0, squares, 1))
+    return jnp.where(jnp.isfinite(x), spread(finite, scale) / norm, x)
 
 
 def _lamp(x: jax.Array) -> jax.Array:
-    """Each square by the sum of those that come no later in the order."""
+    """Each score by the norm of those that come no later in the order."""
 
     def pools(x: jax.Array) -> jax.Array:
         flat = x.reshape(x.shape[0], math.prod(x.shape[1:]))
         order = jnp.argsort(flat, axis=-1, descending=True, stable=True)
-        scaled = _scaled(jnp.where(flat < 0, 0, flat))
-        ranked = jnp.take_along_axis(scaled, order, -1) ** 2
-        sums = jnp.cumsum(ranked, axis=-1)
-        scores = ranked / jnp.where(sums > 0, sums, 1)
+        finite = jnp.where(jnp.isfinite(flat) & (flat > 0), flat, 0)
+        ranked = jnp.take_along_axis(finite, order, -1)
+        scale = scale_of(top_of(finite, (1,)))
+        sums = jnp.cumsum((ranked * scale) ** 2, axis=-1)
+        # The root of LAMP's score: its square would not be a float.
+        norms = jnp.sqrt(jnp.where(sums > 0, sums, 1))
+        scores = spread(ranked, scale) / norms
         place = jnp.argsort(order, axis=-1)
         scores = jnp.take_along_axis(scores, place, -1).reshape(x.shape)
         return jnp.where(jnp.isfinite(x) & (x >= 0), scores, x)

@@ -190,7 +190,8 @@ def taylor(
           goes first. Pooled by the mean, units rank by the change of the loss.
         - ``"squared"``: :math:`w_i g_i`, pooled, then squared. Pooled by the
           mean, units rank by :math:`(\sum_i w_i g_i)^2`: products of opposite
-          sign cancel (the group form of Molchanov et al. 2019).
+          sign cancel (the group form of Molchanov et al. 2019). The score is
+          the magnitude, which has the order of the square.
 
         The last two are meant for structures that pool by the mean. A norm,
         their default, is that of the positive scores less that of the negative
@@ -240,7 +241,9 @@ def taylor(
     if form == "signed":
         return criterion._replace(signed=True)
     return criterion._replace(
-        pooled=lambda units: jax.tree.map(jnp.square, units), signed=True
+        # Squares of what is below 1e-19 would not be floats.
+        pooled=lambda units: jax.tree.map(jnp.abs, units),
+        signed=True,
     )
 
 
@@ -313,7 +316,8 @@ def fisher() -> Criterion:
     the Fisher information, which near a minimum is that of the Hessian; half of
     it times :math:`w_i^2` is what the loss rises by without :math:`w_i`. Needs
     gradients, as :func:`gradient`; the smaller the batches, the better the
-    estimate.
+    estimate. Products below 1e-19 have squares that float32 takes for 0, so that
+    their order is lost; :func:`taylor` keeps it.
 
     Returns:
       A :class:`Criterion`; its state are the sums, in float32 at least, like the

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import hypothesis
+import hypothesis.extra.numpy as hypothesis_numpy
 import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
@@ -126,8 +127,51 @@ def test_traced_totals_of_billions(sparsity: float) -> None:
 
 def test_lamp_of_its_paper() -> None:
     """Equation 1 of https://arxiv.org/abs/2010.07611, worked out by hand."""
-    found = global_ranking("lamp").normalize(jnp.array([[1.0, 2, 3, 4]]))
-    np.testing.assert_allclose(found, [[1 / 30, 4 / 29, 9 / 25, 1]], rtol=1e-6)
+    scores = global_ranking("lamp").normalize(jnp.array([[1.0, 2, 3, 4]]))
+    found = np.asarray(scores, np.float64)
+    scores = (found / found[0, 3]) ** 2  # roots, times one factor for all
+    np.testing.assert_allclose(scores, [[1 / 30, 4 / 29, 9 / 25, 1]], rtol=1e-6)
+
+
+FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
+TINY = float(np.finfo(np.float32).tiny)  # what is below may be taken for 0
+
+
+def by_norm(x: np.ndarray) -> np.ndarray:
+    return x / max(np.linalg.norm(x), 1e-300)
+
+
+def lamp(x: np.ndarray) -> np.ndarray:
+    order = np.argsort(-x, kind="stable")
+    scores = np.empty_like(x)
+    scores[order] = x[order] / np.sqrt(np.cumsum(x[order] ** 2))
+    return scores
+
+
+@pytest.mark.parametrize("normalize", ["l2", "lamp"])
+@hypothesis.given(
+    x=hypothesis_numpy.arrays(
+        np.float32, (2, 5), elements=FLOATS.filter(lambda v: abs(v) >= TINY)
+    )
+)
+@hypothesis.example(x=np.geomspace(1e-37, 1e38, 10, dtype=np.float32)[:, None])
+@hypothesis.settings(deadline=None, max_examples=60)
+def test_scores_of_all_sizes_keep_their_order(
+    normalize: str, x: np.ndarray
+) -> None:
+    """In float64 ratios and their squares are no smaller than floats are."""
+    x = x.reshape(2, 5)
+    x = np.abs(x) if normalize == "lamp" else x
+    rule = {"l2": by_norm, "lamp": lamp}[normalize]
+    wanted = np.stack([rule(row) for row in x.astype(np.float64)]) * 2.0**126
+    found = NORMALIZED[normalize](x)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=TINY)
+
+
+NORMALIZED = {
+    name: jax.jit(lambda x, name=name: global_ranking(name).normalize(x))
+    for name in ("l2", "lamp")
+}
 
 
 def test_normalised_ranking() -> None:

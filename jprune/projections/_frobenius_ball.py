@@ -7,9 +7,9 @@ import jax.numpy as jnp
 
 from jprune._calls import recorded
 from jprune._checks import check_radius
+from jprune._scales import scale_of
 from jprune._trees import together
 from jprune._typing import Projection, Scalar, Tree
-from jprune.projections._leaves import scale_of
 
 
 @recorded

@@ -1,25 +1,10 @@
-"""What projections share: scales against overflow, leaves as matrices."""
+"""What projections share: leaves as matrices."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-
 from jprune._layout import check_axes, place_axes
 from jprune._trees import path_name
-
-
-def scale_of(largest: jax.Array) -> jax.Array:
-    """The factor that brings entries up to ``largest`` near one.
-
-    A power of two, so that scaling is exact; a factor and no divisor, as XLA
-    divides by multiplying with a reciprocal, which may be subnormal.
-    """
-    _, exponent = jnp.frexp(jax.lax.stop_gradient(largest))
-    least = jnp.finfo(largest.dtype).minexp
-    exponent = jnp.clip(1 - exponent, least, -least)
-    return jnp.ldexp(jnp.ones((), largest.dtype), exponent)
 
 
 class Axes(NamedTuple):

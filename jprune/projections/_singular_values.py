@@ -9,9 +9,10 @@ import numpy as np
 
 from jprune._calls import recorded
 from jprune._checks import check_radius, check_threshold
+from jprune._scales import scale_of
 from jprune._trees import wide
 from jprune._typing import Projection, Scalar
-from jprune.projections._leaves import axes_of, scale_of
+from jprune.projections._leaves import axes_of
 
 
 @recorded
