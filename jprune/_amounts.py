@@ -71,6 +71,37 @@ def counts_on_host(method: Method) -> Callable[..., Counts]:
     return of
 
 
+def check_reach(method: Method, params: Tree, sparsity: Any) -> None:
+    """Refuses a number that pools can't meet; what is traced passes.
+
+    Pools that must be alike say what they keep (``Structure.kept``), one ranking
+    what every pool keeps in any case (``Allocation.least``).
+    """
+    kept, least = method.structure.kept, method.allocation.least
+    if not isinstance(sparsity, float) or (kept is None and least is None):
+        return
+    pools = pools_of(method, params)
+
+    def check(member: Any, left: Any, most: Any, size: Any) -> None:
+        # Numbers are rounded to counts, and no further.
+        if left > (1 - sparsity) * size + 0.5 + 1e-6:
+            raise ValueError(
+                f"`{method.call}(sparsity=...)`: `{member}` keeps at least {most} "
+                f"of {size} units and meets no sparsity above "
+                f"{1 - most / size:.6g}, got {sparsity:.6g}; a schedule of "
+                "`prune` passes through what can be met."
+            )
+
+    if kept is not None:
+        for size in np.unique(pools.sizes):
+            left, most = (kept(s, size[None])[0] for s in (sparsity, 1.0))
+            check(method.structure, left, most, size)
+    elif least is not None and method.structure.cost is None:
+        left = (pools.numbers * least(pools.sizes)).sum()
+        size = (pools.numbers * pools.sizes).sum()
+        check(method.allocation, left, left, size)
+
+
 def pools_of(method: Method, params: Tree) -> Pools:
     """The pools of units of some parameters."""
 
@@ -185,7 +216,9 @@ def sizes_of(units: list[jax.Array]) -> np.ndarray:
 
 
 def multiples(counts: Any, sizes: np.ndarray, multiple: int) -> jax.Array:
-    """The next positive multiples, or all the units of a pool."""
+    """The next positive multiples, or all the units of a pool; of 0 any number."""
+    if not multiple:
+        return counts
     counts = jnp.maximum(counts, 1)
     counts = -(-counts // multiple) * multiple
     return jnp.minimum(counts, sizes).astype(np.int32)

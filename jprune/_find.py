@@ -9,7 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jprune import _budget, _counts
-from jprune._amounts import Counts, counts_of, multiples, pools_of, sizes_of
+from jprune._amounts import (
+    Counts,
+    check_reach,
+    counts_of,
+    multiples,
+    pools_of,
+    sizes_of,
+)
 from jprune._budget import Budget
 from jprune._checks import check_fixed, check_where, is_fraction, is_traced
 from jprune._method import Kept, Method, kept_units, unit_scores
@@ -64,7 +71,8 @@ def find_masks(
       ``optax.MaskedNode()`` for the others.
 
     Raises:
-      ValueError: A concrete ``sparsity`` outside [0, 1], an uncalled factory, a
+      ValueError: A concrete ``sparsity`` outside [0, 1] or that the structure or
+        allocation can't meet (it says what they can), an uncalled factory, a
         ``where`` that selects nothing or what is not floating, masks or
         gradients that do not fit.
 
@@ -86,6 +94,7 @@ def find_masks(
     chosen = method.choose(where, params)
     if grads is not None:
         grads = like(chosen, grads, "`find_masks(grads=...)`", "gradient")
+    check_reach(method, chosen, sparsity)
     state = criterion.update(grads, criterion.init(chosen), chosen)
     counts = counts_of(method, chosen, sparsity)
     if masks is None:

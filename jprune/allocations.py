@@ -205,8 +205,9 @@ def global_ranking(
         are not negative; negative ones stay as they are, behind all others.
         Ranked are their roots times a power of two, so that no order is lost.
       min_density: Every layer keeps at least this fraction of its units, rounded
-        up, by its own best; where that is more than the sparsity leaves, it is
-        what stays. Static.
+        up, by its own best. A number that would leave less is refused where it is
+        used; where a schedule or a traced sparsity would, that is what stays.
+        Static.
 
     Returns:
       An :class:`Allocation`; the total is exact, and without ``min_density`` a

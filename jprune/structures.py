@@ -60,14 +60,15 @@ class Structure(NamedTuple):
     to_masks: Callable[[Masks, Tree], Masks]  # masks of units, params -> masks
     batch_axis: Axis = ()  # axes that stack layers
     # Where all pools of a leaf keep equally many units, how many that is:
-    # (sparsity of the leaf, int64 sizes of pools) -> counts.
+    # (sparsity of the leaf, int64 sizes of pools) -> counts. A number is refused
+    # of which it makes another by more than rounding.
     kept: Callable[[Any, np.ndarray], Any] | None = None
     few: bool = False
     where: Where = None  # the leaves it needs, whatever the caller selects
     # Pools keep a positive multiple of it, or all; 0: any number.
     round_to: int = 0
-    # Where a sparsity is one of costs (``round_to`` is then at least 1): kept
-    # units of every pool, int32 -> the fraction of the cost that is left.
+    # Where a sparsity is one of costs: kept units of every pool, int32 -> the
+    # fraction of the cost that is left.
     cost: Callable[[jax.Array], jax.Array] | None = None
     pooling: str | None = None  # its name: norms lose the signs of scores
 
@@ -376,7 +377,8 @@ def n_m(
 
     A unit is a weight, a pool ``m`` of them along the contracted axis. At a
     sparsity ``s`` each pool keeps ``max(n, round(m * (1 - s)))``, so a schedule
-    that ends at ``1 - n / m`` or above passes through legal patterns only.
+    that ends at ``1 - n / m`` or above passes through legal patterns only. A
+    number that is above ``1 - n / m`` by more than this rounding is refused.
 
     Under ``erdos_renyi`` the formula holds with each leaf's own sparsity.
     ``global_ranking``, which promises no equal numbers, is refused.

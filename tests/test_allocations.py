@@ -19,6 +19,11 @@ from jprune.allocations import Pools, erdos_renyi, global_ranking, uniform
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
+
+def normalizer(name: str) -> Any:
+    return global_ranking(name).normalize
+
+
 SHAPES = [(2, 4), (3, 6), (2, 4, 6)]
 
 
@@ -127,7 +132,7 @@ def test_traced_totals_of_billions(sparsity: float) -> None:
 
 def test_lamp_of_its_paper() -> None:
     """Equation 1 of https://arxiv.org/abs/2010.07611, worked out by hand."""
-    scores = global_ranking("lamp").normalize(jnp.array([[1.0, 2, 3, 4]]))
+    scores = normalizer("lamp")(jnp.array([[1.0, 2, 3, 4]]))
     found = np.asarray(scores, np.float64)
     scores = (found / found[0, 3]) ** 2  # roots, times one factor for all
     np.testing.assert_allclose(scores, [[1 / 30, 4 / 29, 9 / 25, 1]], rtol=1e-6)
@@ -169,7 +174,7 @@ def test_scores_of_all_sizes_keep_their_order(
 
 
 NORMALIZED = {
-    name: jax.jit(lambda x, name=name: global_ranking(name).normalize(x))
+    name: jax.jit(lambda x, name=name: normalizer(name)(x))
     for name in ("l2", "lamp")
 }
 
@@ -189,7 +194,7 @@ def test_normalised_ranking() -> None:
 @pytest.mark.parametrize("normalize", ["l2", "lamp"])
 def test_scores_that_are_not_finite(normalize: str) -> None:
     """They stay what they are, and change no other score."""
-    function = global_ranking(normalize).normalize
+    function = normalizer(normalize)
     x = jnp.array([[1.0, jnp.nan, 2, -jnp.inf, 3, jnp.inf, 4, 0]])
     rest = np.array([0, 2, 4, 6, 7])
     alone = np.asarray(function(x[:, rest]))
@@ -208,7 +213,7 @@ def test_scores_that_are_not_finite(normalize: str) -> None:
 def test_lamp_keeps_the_order_of_a_layer(low: int) -> None:
     """That of scores with signs, too: their squares forget it."""
     x = jnp.asarray(np.random.default_rng(0).integers(low, 9, (1, 200)) * 1.0)
-    scores = global_ranking("lamp").normalize(x)
+    scores = normalizer("lamp")(x)
     order = jnp.argsort(x, descending=True, stable=True)
     other = jnp.argsort(scores, descending=True, stable=True)
     np.testing.assert_array_equal(order, other)
@@ -261,6 +266,23 @@ def test_a_floor_under_masks_of_another_shape() -> None:
 
     assert kept(0.6) == [0, 8]  # pruned stays pruned
     assert kept(0.4) == [2, 10]  # what returns first is the share
+
+
+def test_a_floor_says_what_it_reaches() -> None:
+    params = {"a": jnp.ones((2, 5)), "b": jnp.ones((3, 5))}
+    rule = global_ranking(min_density=0.25)  # 3 of 10 and 4 of 15
+    message = (
+        r"`global_ranking\(min_density=0.25\)` keeps at least 7 of 25 units "
+        r"and meets no sparsity above 0.72, got 0.8"
+    )
+    with pytest.raises(ValueError, match=message):
+        jprune.find_masks(params, 0.8, allocation=rule)
+    with pytest.raises(ValueError, match=message):
+        jprune.prune(0.8, allocation=rule).init(params)
+    jprune.prune(0.72, allocation=rule).init(params)
+    tx = jprune.prune(lambda c: 0.8, allocation=rule)
+    _, state = tx.update(params, tx.init(params), params)
+    assert sum(int(m.sum()) for m in state.masks.values()) == 7
 
 
 def test_leaves_and_trees_without_weights() -> None:

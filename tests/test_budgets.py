@@ -1,5 +1,6 @@
 """Sparsity as a fraction of parameters or multiply-adds: against counting."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -80,6 +81,20 @@ def expected(params, sparsity, by, name):
             steps.append(tuple(map(max, count, least)))
     goal = (1 - sparsity) * cost_of((8, 6), by)
     return next((s for s in steps if cost_of(s, by) <= goal), steps[-1])
+
+
+@pytest.mark.parametrize("name", ["uniform", "ranking"])
+def test_costs_of_pools_that_may_be_emptied(name, graph, params):
+    """As in a structure of one's own, which says nothing of multiples."""
+    structure = jprune.units(graph, by="parameters")._replace(round_to=0)
+    how = {"structure": structure, "allocation": ALLOCATIONS[name]}
+    for sparsity, jitted in [(0.6, False), (0.6, True), (1.0, True)]:
+        find = jax.jit(lambda p, s: jprune.find_masks(p, s, **how))
+        masks = (find if jitted else partial(jprune.find_masks, **how))(
+            params, sparsity
+        )
+        wanted = expected(params, sparsity, "parameters", name)
+        assert kept(masks) == (wanted if sparsity < 1 else (0, 0))
 
 
 @pytest.mark.parametrize("by", COSTS)

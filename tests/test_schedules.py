@@ -19,7 +19,7 @@ PARAMS = {
     "b": -jnp.arange(1.0, 13).reshape(3, 4),
 }
 
-WRONG: dict[str, tuple[Callable[[Any], Any], str]] = {
+WRONG: dict[str, tuple[Callable[..., Any], str]] = {
     "in percent": (
         optax.polynomial_schedule(0.0, 90.0, 3, 8),
         r"\[0, 1\], got 29.7\d* at count 1\.",

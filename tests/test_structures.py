@@ -315,10 +315,40 @@ def test_blocks_of_jax_pruner() -> None:
 @pytest.mark.parametrize(("n", "m"), [(2, 4), (1, 3), (1, 5), (3, 8)])
 def test_n_m_passes_through_legal_patterns(n: int, m: int) -> None:
     w = jnp.asarray(np.random.default_rng(0).normal(size=(2 * m, 3)))
-    for sparsity in np.arange(11) / 10:
-        masks = jprune.find_masks(w, sparsity, structure=structures.n_m(n, m))
+    tx = jprune.prune(
+        lambda c: float(np.clip(int(c) / 10, 0, 1)),
+        structure=structures.n_m(n, m),
+    )
+    start = tx.init(w)
+    for tenths in range(11):
+        state, sparsity = start._replace(count=jnp.int32(tenths)), tenths / 10
+        masks = tx.update(w, state, w)[1].masks
         kept = np.asarray(masks).reshape(2, m, 3).sum(1)
         assert (kept == max(n, round(m * (1 - sparsity)))).all()
+
+
+@pytest.mark.parametrize(("n", "m"), [(2, 4), (1, 3), (1, 5), (3, 8)])
+def test_n_m_refuses_numbers_that_it_cannot_meet(n: int, m: int) -> None:
+    """Those that it does not round but limit, in every call."""
+    params, structure = {"k": jnp.ones((2 * m, 3))}, structures.n_m(n, m)
+    calls: list[Callable[[float], Any]] = [
+        lambda s: jprune.find_masks(params, s, structure=structure),
+        lambda s: jprune.prune(s, structure=structure).init(params),
+        lambda s: jprune.sparse_evolution(
+            optax.sgd(0.1), s, fraction=0.1, structure=structure
+        ).init(params),
+    ]
+    for sparsity in (1.0, 1 - (n - 0.55) / m):
+        message = (
+            rf"sparsity=...\)`: `n_m\({n}, {m}\)` keeps at least {n} of {m} "
+            rf"units and meets no sparsity above {1 - n / m:.6g}, got "
+        )
+        for call in calls:
+            with pytest.raises(ValueError, match=message):
+                call(sparsity)
+    for sparsity in (0.0, 1 - n / m, 1 - (n - 0.45) / m):
+        calls[1](sparsity)
+    jprune.prune(lambda c: 1.0, structure=structure).init(params)
 
 
 HARD = [np.nan, -np.nan, np.inf, -np.inf, 0.0, -0.0, 1.0, -1.0]

@@ -9,7 +9,13 @@ import numpy as np
 import optax
 from jax import lax
 
-from jprune._amounts import Counts, counts_of, counts_on_host, is_due
+from jprune._amounts import (
+    Counts,
+    check_reach,
+    counts_of,
+    counts_on_host,
+    is_due,
+)
 from jprune._calls import recorded
 from jprune._checks import (
     check_every,
@@ -105,6 +111,7 @@ def prune(
     def init_fn(params: Tree) -> PruneState:
         chosen = method.choose(where, params)
         check_method(method, chosen)
+        check_reach(method, chosen, sparsity)
         return PruneState(
             count=jnp.zeros([], jnp.int32),
             masks=jax.tree.map(lambda p: jnp.ones_like(p, dtype=bool), chosen),

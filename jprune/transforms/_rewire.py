@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from jprune._amounts import Counts, counts_of, counts_on_host
+from jprune._amounts import Counts, check_reach, counts_of, counts_on_host
 from jprune._calls import recorded
 from jprune._checks import (
     check_every,
@@ -166,6 +166,7 @@ def rewire(
         chosen = at_random.choose(where, params)
         check_method(dropping, chosen)
         check_method(growing, chosen)
+        check_reach(at_random, chosen, sparsity)
         counts = counts_of(at_random, chosen, sparsity)
         first = jax.random.fold_in(seed(), _BEFORE)
         drawn = find(at_random, chosen, counts, (), None, first, None)
