@@ -15,6 +15,7 @@ from jprune._trees import (
     align,
     is_array,
     is_floating,
+    is_hole,
     leaves_with_path,
     path_name,
     rebuild,
@@ -187,13 +188,20 @@ def check_params(call: str, params: Any) -> None:
         )
 
 
-def check_state(call: str, masks: Masks) -> None:
-    """Refuses masks that a wrapper around the pruner has made into numbers.
+def check_state(call: str, masks: Masks, chosen: Tree | None = None) -> None:
+    """Refuses masks that are not those of the transform.
 
+    A wrapper around the pruner makes them into numbers:
     ``lookahead(reset_state=True)`` and ``sam`` mix old and new states as
     ``(1 - s) * old + s * new``, which also sets the count of updates back.
+
+    Args:
+      call: How the caller is named in errors.
+      masks: Those of the state.
+      chosen: The parameters that have masks, with holes elsewhere, if known.
     """
-    for path, mask in leaves_with_path(masks):
+    held = leaves_with_path(masks)
+    for path, mask in held:
         dtype = getattr(mask, "dtype", np.bool_)
         if not jnp.issubdtype(dtype, np.bool_):
             raise ValueError(
@@ -202,6 +210,56 @@ def check_state(call: str, masks: Masks) -> None:
                 "what they wrap, `lookahead(reset_state=True)` and `sam`, go "
                 "inside: `optax.chain(optax.lookahead(...), jprune.prune(...))`."
             )
+    if chosen is None:
+        return
+    # By place and not by path: states may be restored without boxes.
+    leaves = leaves_with_path(chosen)
+    found, wanted = map(_shapes, (held, leaves))
+    wrong = [i for i, x in enumerate(wanted) if found[i : i + 1] != [x]]
+    if wrong or len(found) > len(wanted):
+        path = (leaves + held[len(leaves) :])[[*wrong, len(leaves)][0]][0]
+        raise ValueError(
+            f"`{call}`: the mask of {path_name(path)!r} in the state is not one "
+            "of this transform: is the state of other parameters, or restored "
+            "from a transform with another `where` or `structure`?"
+        )
+
+
+def _shapes(leaves: list[Any]) -> list[tuple[int, ...] | None]:
+    return [None if is_hole(x) else np.shape(x) for _, x in leaves]
+
+
+def check_alike(call: str, wanted: Any, found: Any) -> None:
+    """Refuses a state of another form: other leaves, shapes or dtypes."""
+    if not jax.tree.leaves((wanted, found)):
+        return  # how nothing is written does not matter
+    old, new = (str(jax.tree.structure(state)) for state in (wanted, found))
+    if old != new:
+        raise ValueError(f"{call}, {old}, got {new}.")
+
+    def check(path: Any, x: Any, y: Any) -> None:
+        old, new = map(_type, (x, y))
+        if old != new:
+            raise ValueError(
+                f"{call}: {path_name(path)!r} is {old}, got {new}."
+            )
+
+    jax.tree_util.tree_map_with_path(check, wanted, found)
+
+
+def _type(x: Any) -> str:
+    dtype = x.dtype if hasattr(x, "dtype") else jnp.result_type(x)
+    return f"{dtype} of shape {np.shape(x)}"
+
+
+def check_memory(call: str, init: Any, params: Tree, state: Any) -> None:
+    """Refuses a criterion's state that its ``init`` would not make."""
+    check_alike(
+        f"`{call}`: the state must be that of this criterion, as `init` gives "
+        "it, and none restored from another",
+        jax.eval_shape(init, params),
+        state,
+    )
 
 
 def check_where(call: str, where: Where) -> None:

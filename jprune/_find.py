@@ -18,11 +18,17 @@ from jprune._amounts import (
     sizes_of,
 )
 from jprune._budget import Budget
-from jprune._checks import check_fixed, check_where, is_fraction, is_traced
+from jprune._checks import (
+    check_alike,
+    check_fixed,
+    check_where,
+    is_fraction,
+    is_traced,
+)
 from jprune._method import Kept, Method, kept_units, unit_scores
 from jprune._ranking import select_few
 from jprune._seeds import key_maker
-from jprune._trees import is_hole, like, path_name
+from jprune._trees import is_hole, like
 from jprune._typing import Masks, Tree, Where
 from jprune.allocations import Allocation, uniform
 from jprune.criteria import Criterion, magnitude
@@ -219,29 +225,12 @@ def check_method(method: Method, params: Tree) -> None:
     def units(params: Tree) -> Any:
         state = method.criterion.init(params)
         after = method.criterion.update(params, state, params)
-        _check_state(f"`{method.call}({method.role}=...)`", state, after)
+        call = f"`{method.call}({method.role}=...)`"
+        check_alike(
+            f"{call}: `update` must return a state like `init`", state, after
+        )
         counts_of(method, params, 0.5)  # the allocation may refuse the pools
         return unit_scores(method, params, after, params, jax.random.key(0))[0]
 
     if jax.tree.leaves(params):
         jax.eval_shape(units, params)
-
-
-def _check_state(call: str, before: Any, after: Any) -> None:
-    """Refuses a criterion whose state changes its form from step to step."""
-    call = f"{call}: `update` must return a state like `init`"
-    old, new = (str(jax.tree.structure(state)) for state in (before, after))
-    if old != new:
-        raise ValueError(f"{call}, {old}, got {new}.")
-
-    def check(path: Any, x: Any, y: Any) -> None:
-        old, new = (f"{leaf.dtype} of shape {leaf.shape}" for leaf in (x, y))
-        if old != new:
-            raise ValueError(
-                f"{call}: {path_name(path)!r} is {old}, got {new}."
-            )
-
-    before, after = (
-        jax.tree.map(jnp.asarray, state) for state in (before, after)
-    )
-    jax.tree_util.tree_map_with_path(check, before, after)

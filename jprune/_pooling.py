@@ -43,7 +43,7 @@ def _l1(x: jax.Array, layout: Layout) -> jax.Array:
 
 def _mean(x: jax.Array, layout: Layout) -> jax.Array:
     sums, scale = _sums(x, layout, 1)
-    return sums / members(layout, x.shape).astype(x.dtype) / scale
+    return sums / members(layout, x.shape)[None].astype(x.dtype) / scale
 
 
 def _max(x: jax.Array, layout: Layout) -> jax.Array:

@@ -72,9 +72,10 @@ def wide(x: Any) -> jax.Array:
     return x.astype(wide_dtype(x.dtype))
 
 
-def wide_dtype(dtype: Any) -> Any:
-    """float32 or float64; no promotion, which 8 bits do not know."""
-    return np.dtype(np.float64 if dtype == np.float64 else np.float32)
+def wide_dtype(*dtypes: Any) -> Any:
+    """float32, or float64 if any is; no promotion, which 8 bits do not know."""
+    wide = any(dtype == np.float64 for dtype in dtypes)
+    return np.dtype(np.float64 if wide else np.float32)
 
 
 def is_array(leaf: Any) -> bool:

@@ -153,10 +153,12 @@ def erdos_renyi(kernel: bool = True, power: float = 1.0) -> Allocation:
 
 def _densities(raw: np.ndarray, units: np.ndarray, total: Any) -> Any:
     """Proportional to ``raw``, or 1, so that ``total`` of all units stay."""
-    xp = jnp if isinstance(total, jax.Array) else np
+    xp = np
+    if isinstance(total, jax.Array):
+        xp, total = jnp, total.astype(float)
     order = np.argsort(-raw, kind="stable")
     # With the first i leaves of this order dense, the others have this factor.
-    dense = np.cumsum(units[order]) - units[order]
+    dense = (np.cumsum(units[order]) - units[order]).astype(float)
     weights = np.cumsum((raw * units)[order][::-1])[::-1]
     factors = (total - dense) / np.where(weights > 0, weights, 1)
     fits = factors * raw[order] <= 1
@@ -167,7 +169,7 @@ def _densities(raw: np.ndarray, units: np.ndarray, total: Any) -> Any:
 
 def _deal(densities: Any, sizes: np.ndarray, total: Count) -> jax.Array:
     """Whole units for each pool, ``total`` in all, by the largest remainder."""
-    quotas, size = densities * sizes, _counts.count_of(sizes)
+    quotas, size = densities * sizes.astype(float), _counts.count_of(sizes)
     whole = _counts.floor_of(quotas)
     whole = _counts.where(_counts.less(size, whole), size, whole)
     full = _counts.equal(whole, size)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jprune._calls import recorded, short, show
-from jprune._trees import is_floating, like, wide
+from jprune._trees import is_floating, like, wide, wide_dtype
 from jprune._typing import Tree
 
 __all__ = [
@@ -72,7 +72,8 @@ def _required(call: str, params: Tree, grads: Tree | None) -> Tree:
 
 def _product(w: Any, g: Any) -> jax.Array:
     """``w * g`` in float32 at least."""
-    return wide(w) * wide(g)
+    dtype = wide_dtype(*map(jnp.result_type, (w, g)))
+    return jnp.asarray(w, dtype) * jnp.asarray(g, dtype)
 
 
 @recorded

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jprune._calls import recorded
 from jprune._checks import check_radius
 from jprune._scales import scale_of
-from jprune._trees import together
+from jprune._trees import together, wide_dtype
 from jprune._typing import Projection, Scalar, Tree
 
 
@@ -50,7 +50,7 @@ def frobenius_ball(radius: Scalar) -> Projection:
         leaves = [x for x in leaves if x.size]
         if not leaves:
             return tree
-        dtype = jnp.result_type(jnp.float32, *(x.dtype for x in leaves))
+        dtype = wide_dtype(*(x.dtype for x in leaves))
         wide = [x.astype(dtype) for x in leaves]
         largest = together([jnp.max(jnp.abs(x))[None] for x in wide]).max()
         scale = scale_of(largest)

@@ -4,11 +4,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jprune._calls import recorded
 from jprune._checks import check_params, check_state
-from jprune._trees import is_hole
+from jprune._trees import is_hole, path_name, wide_dtype
 from jprune._typing import Masks, Tree
 from jprune.masks import full_masks
 
@@ -43,7 +44,8 @@ def keep_masks(masks: Masks) -> optax.GradientTransformationExtraArgs:
 
     Raises:
       ValueError: In ``init``, if the masks don't fit the parameters (the leaf
-        is named); in ``update``, if ``params`` is missing.
+        is named); in ``update``, if ``params`` or the update of a masked leaf is
+        missing.
 
     Cost: one fused pass; one byte per weight of state. A program that calls
     ``init`` inside ``jit`` holds the masks as constants: call it outside.
@@ -69,24 +71,59 @@ def keep_masks(masks: Masks) -> optax.GradientTransformationExtraArgs:
     ) -> tuple[Tree, KeepMasksState]:
         del extra_args  # for other links of the chain
         check_params("keep_masks", params)
-        check_state("keep_masks", state.masks)
-        return mask_updates(updates, params, state.masks), state
+        chosen = masked_leaves(params, state.masks)
+        check_state("keep_masks", state.masks, chosen)
+        return mask_updates("keep_masks", updates, params, state.masks), state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def mask_updates(updates: Tree, params: Tree, masks: Masks) -> Tree:
-    """Updates that land on zero where the masks are False."""
+def mask_updates(call: str, updates: Tree, params: Tree, masks: Masks) -> Tree:
+    """Updates that land on zero where the masks are False.
 
-    def leaf(u: Any, p: Any, mask: Any) -> Any:
-        if is_hole(u) or is_hole(mask):
+    Raises:
+      ValueError: There is no update of a leaf with a mask, so that none can land
+        on zero; the leaf is named.
+    """
+
+    def leaf(path: Any, u: Any, p: Any, mask: Any) -> Any:
+        if is_hole(mask):
             return u
+        check_update(call, path, u)
         dtype = update_dtype(u, p)
         return jnp.where(mask, jnp.asarray(u, dtype), -jnp.asarray(p, dtype))
 
-    return jax.tree.map(leaf, updates, params, masks, is_leaf=is_hole)
+    return jax.tree_util.tree_map_with_path(
+        leaf, updates, params, masks, is_leaf=is_hole
+    )
+
+
+def masked_leaves(params: Tree, masks: Masks) -> Tree:
+    """The parameters that have masks, with holes elsewhere."""
+    return jax.tree.map(
+        lambda mask, p: mask if is_hole(mask) else p,
+        masks,
+        params,
+        is_leaf=is_hole,
+    )
+
+
+def check_update(call: str, path: Any, update: Any) -> None:
+    """Refuses a hole in place of the update of a selected leaf."""
+    if is_hole(update):
+        how = "masks" if call == "keep_masks" else "where"
+        raise ValueError(
+            f"`{call}`: the update of {path_name(path)!r} is {update!r}, so that "
+            f"it can't be moved; exclude the leaf, by `{call}({how}=...)`."
+        )
 
 
 def update_dtype(u: Any, p: Any) -> Any:
     """The dtype of ``u``, or the next that holds the values of ``p`` too."""
-    return jnp.promote_types(jnp.result_type(u), jnp.result_type(p))
+    first, second = (np.dtype(jnp.result_type(x)) for x in (u, p))
+    if first == second:
+        return first
+    if min(first.itemsize, second.itemsize) == 1:  # of 8 bits nothing is next
+        return wide_dtype(first, second)
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.promote_types(first, second)

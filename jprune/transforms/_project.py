@@ -20,7 +20,7 @@ from jprune._checks import (
 )
 from jprune._trees import is_hole, path_name, wide
 from jprune._typing import Projection, Scalar, Tree, Where
-from jprune.transforms._keep_masks import update_dtype
+from jprune.transforms._keep_masks import check_update, update_dtype
 
 
 class ProjectState(NamedTuple):
@@ -140,11 +140,15 @@ def _project(
 
     @jax.jit
     def projected(updates: Tree, params: Tree) -> Tree:
-        points = jax.tree.map(
-            lambda p, u: p if is_hole(p) else wide(p) + wide(u),
-            chosen(params),
-            updates,
-            is_leaf=is_hole,
+        def point(path: Any, p: Any, u: Any) -> Any:
+            if is_hole(p):
+                return p
+            check_update(call, path, u)
+            dtype = update_dtype(wide(p), wide(u))
+            return jnp.asarray(p, dtype) + jnp.asarray(u, dtype)
+
+        points = jax.tree_util.tree_map_with_path(
+            point, chosen(params), updates, is_leaf=is_hole
         )
         if not jax.tree.leaves(points):
             return updates
@@ -154,8 +158,8 @@ def _project(
         def leaf(u: Any, p: Any, x: Any, y: Any) -> Any:
             if is_hole(x) or is_hole(u):
                 return u
-            dtype = update_dtype(u, p)
-            moved = (y.astype(x.dtype) - wide(p)).astype(dtype)
+            dtype, y = update_dtype(u, p), jnp.asarray(y, x.dtype)
+            moved = (y - jnp.asarray(p, x.dtype)).astype(dtype)
             return jnp.where(x == y, jnp.asarray(u, dtype), moved)
 
         return jax.tree.map(

@@ -19,6 +19,7 @@ from jprune._amounts import (
 from jprune._calls import recorded
 from jprune._checks import (
     check_every,
+    check_memory,
     check_params,
     check_rate,
     check_sparsity,
@@ -29,7 +30,7 @@ from jprune._checks import (
 from jprune._find import check_method, find
 from jprune._method import Method, kept_units
 from jprune._seeds import key_maker
-from jprune._trees import is_hole, like
+from jprune._trees import like
 from jprune._typing import Masks, Sparsity, Tree, Where
 from jprune.allocations import Allocation, uniform
 from jprune.criteria import Criterion, magnitude
@@ -128,13 +129,9 @@ def prune(
     ) -> tuple[Tree, PruneState]:
         del extra_args  # for other links of the chain
         check_params("prune", params)
-        check_state("prune", state.masks)
-        chosen = jax.tree.map(
-            lambda mask, p: mask if is_hole(mask) else p,
-            state.masks,
-            params,
-            is_leaf=is_hole,
-        )
+        chosen = method.choose(where, params)
+        check_state("prune", state.masks, chosen)
+        check_memory("prune", criterion.init, chosen, state.criterion)
         grads = None
         if grad is not None and criterion.reads_grads:
             grads = like(chosen, grad, "`prune`, `grad=`", "gradient")
@@ -158,7 +155,7 @@ def prune(
             rate,
             counts,
         )
-        return mask_updates(updates, params, masks), PruneState(
+        return mask_updates("prune", updates, params, masks), PruneState(
             optax.safe_increment(state.count), masks, remembered
         )
 

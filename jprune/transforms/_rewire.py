@@ -15,6 +15,7 @@ from jprune._calls import recorded
 from jprune._checks import (
     check_every,
     check_fixed,
+    check_memory,
     check_params,
     check_rate,
     check_sparsity,
@@ -154,7 +155,7 @@ def rewire(
             "`fraction` is a cosine from .3 to 0 at `stop`."
         )
     if fraction is None:
-        fraction = optax.cosine_decay_schedule(0.3, stop)
+        fraction = _cosine(0.3, stop)
     fraction = check_sparsity("rewire", fraction, "fraction")
     seed = key_maker("rewire", key)
     inner = optax.with_extra_args_support(inner)
@@ -190,13 +191,10 @@ def rewire(
         **extra_args: Any,
     ) -> tuple[Tree, RewireState]:
         check_params("rewire", params)
-        check_state("rewire", state.masks)
-        chosen = jax.tree.map(
-            lambda mask, p: mask if is_hole(mask) else p,
-            state.masks,
-            params,
-            is_leaf=is_hole,
-        )
+        chosen = at_random.choose(where, params)
+        check_state("rewire", state.masks, chosen)
+        check_memory("rewire", grow.init, chosen, state.grow)
+        check_memory("rewire", drop.init, chosen, state.drop)
         grads = like(chosen, updates, "`rewire`, the updates", "gradient")
         remembered = {
             "grow": grow.update(grads, state.grow, chosen),
@@ -253,7 +251,7 @@ def rewire(
             moved, inner_state = lax.cond(due, skip_step, take_step)
         else:
             moved, inner_state = take_step()
-        return mask_updates(moved, params, active), RewireState(
+        return mask_updates("rewire", moved, params, active), RewireState(
             count=optax.safe_increment(state.count),
             masks=masks,
             inner=reset_slots(inner, inner_state, params, active),
@@ -335,6 +333,17 @@ def check_inner(call: str, inner: Any) -> None:
         raise ValueError(
             f"`{call}(inner)` must be a gradient transformation, got {inner!r}."
         )
+
+
+def _cosine(start: float, stop: Any) -> optax.Schedule:
+    schedule = optax.cosine_decay_schedule(start, stop)
+
+    def fraction(count: Any) -> Any:
+        # It divides integers, which strict promotion refuses.
+        with jax.numpy_dtype_promotion("standard"):
+            return schedule(count)
+
+    return fraction
 
 
 def _has_bits(number: Any) -> bool:
