@@ -16,6 +16,7 @@ from jprune._checks import is_traced
 from jprune._method import Kept, Method
 from jprune._trees import together, wide
 from jprune._typing import Tree
+from jprune._varying import computed_now
 from jprune.allocations import Pools
 from jprune.selection import count_kept
 
@@ -41,7 +42,7 @@ def counts_of(
 
     # Counts need no scores: unless the sparsity is traced they are constants.
     traced = is_traced(sparsity)
-    with nullcontext() if traced else jax.ensure_compile_time_eval():
+    with nullcontext() if traced else computed_now():
         sparsity = _budget.units_lost(left, sparsity, traced=traced)
     return _unit_counts(method, pools, sparsity, dropped)
 
@@ -59,7 +60,7 @@ def counts_on_host(method: Method) -> Callable[..., Counts]:
     ) -> Counts:
         leaves = [jax.ShapeDtypeStruct(*x) for x in shapes]
         params = jax.tree.unflatten(form, leaves)
-        with jax.ensure_compile_time_eval():
+        with computed_now():
             counts = counts_of(method, params, sparsity, dropped)
             return jax.tree.map(np.asarray, counts)
 

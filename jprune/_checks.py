@@ -21,6 +21,7 @@ from jprune._trees import (
     rebuild,
 )
 from jprune._typing import Masks, Sparsity, Tree, Where
+from jprune._varying import computed_now
 
 LATE = 2**24
 """A count of updates by which schedules have ended."""
@@ -61,7 +62,7 @@ def check_sparsity(
         if isinstance(number, float) and not 0.0 <= number <= 1.0:
             raise ValueError(f"{place} must lie in [0, 1], got {number}.")
         return number
-    with jax.ensure_compile_time_eval():
+    with computed_now():
         for count in (0, 1, 10, 100, 1000, 10**4, 10**5, 10**6, LATE):
             try:
                 value = sparsity(jnp.asarray(count, jnp.int32))

@@ -1,4 +1,10 @@
-"""Powers of two that keep squares inside the range of floats."""
+"""Powers of two that keep squares inside the range of floats.
+
+They are made of the exponents' bits: exact, and of nothing that a compiler turns
+into a reciprocal or a product that is no float.
+"""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,13 +15,14 @@ from jax import lax
 def scale_of(largest: jax.Array) -> jax.Array:
     """The factor that brings entries up to ``largest`` near one.
 
-    A power of two, so that scaling is exact; a factor and no divisor, as XLA
-    divides by multiplying with a reciprocal, which may be subnormal.
+    A factor and no divisor, as XLA divides by multiplying with a reciprocal,
+    which may be subnormal.
     """
-    _, exponent = jnp.frexp(lax.stop_gradient(largest))
-    least = jnp.finfo(largest.dtype).minexp
-    exponent = jnp.clip(1 - exponent, least, -least)
-    return jnp.ldexp(jnp.ones((), largest.dtype), exponent)
+    info = jnp.finfo(largest.dtype)
+    most = 2 * info.maxexp - 2  # the exponent of the largest, as bits are
+    exponents = jnp.clip(most - _exponents(largest), 1, most - 1)
+    bits = exponents.astype(_whole(info)) << _whole(info)(info.nmant)
+    return lax.bitcast_convert_type(bits, largest.dtype)
 
 
 def top_of(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
@@ -31,10 +38,20 @@ def spread(x: jax.Array, scale: jax.Array) -> jax.Array:
     lose the order of what is small. ``scale`` is that of :func:`scale_of`.
     """
     info = jnp.finfo(x.dtype)
-    _, exponent = jnp.frexp(scale)
-    # Added to the exponents, as XLA makes one factor of two: up to 2 ** 252.
-    whole = np.uint64 if info.bits == 64 else np.uint32
-    steps = (exponent - 1 - info.minexp).astype(whole) << whole(info.nmant)
-    bits = lax.bitcast_convert_type(x, whole) + steps
+    # Added to exponents: the factor, up to 2 ** 252 in float32, is no float.
+    steps = (_exponents(scale) - 1).astype(_whole(info))
+    bits = lax.bitcast_convert_type(x, _whole(info))
+    bits = bits + (steps << _whole(info)(info.nmant))
     moved = lax.bitcast_convert_type(bits, x.dtype)
     return jnp.where(jnp.abs(x) < info.tiny, jnp.zeros_like(x), moved)
+
+
+def _exponents(x: jax.Array) -> jax.Array:
+    """Those of floats that are not negative, as bits are; of subnormals 0."""
+    info = jnp.finfo(x.dtype)
+    bits = lax.bitcast_convert_type(lax.stop_gradient(x), _whole(info))
+    return (bits >> _whole(info)(info.nmant)).astype(np.int32)
+
+
+def _whole(info: Any) -> Any:
+    return np.uint64 if info.bits == 64 else np.uint32

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jprune._checks import is_traced
+from jprune._varying import computed_now
 
 
 def key_maker(call: str, key: Any) -> Callable[[], jax.Array]:
@@ -61,7 +62,7 @@ def _seed(call: str, number: Any) -> int:
 def _typed(key: jax.Array) -> Callable[[], jax.Array]:
     if is_traced(key):
         return lambda: key
-    with jax.ensure_compile_time_eval():
+    with computed_now():
         data = np.asarray(jax.random.key_data(key))
     impl = jax.random.key_impl(key)
     return lambda: jax.random.wrap_key_data(jnp.asarray(data), impl=impl)

@@ -5,8 +5,12 @@ branches of a condition must agree in them. What is made of data has those of th
 data; a constant has none.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import jax
 from jax import lax
+from jax.sharding import AbstractMesh, use_abstract_mesh
 
 from jprune._typing import Tree
 
@@ -24,3 +28,14 @@ def vary_like(tree: Tree, data: Tree) -> Tree:
 
 def _axes(x: jax.Array) -> frozenset[str]:
     return jax.typeof(x).manual_axis_type.varying
+
+
+@contextmanager
+def computed_now() -> Iterator[None]:
+    """What is known is computed at once, also inside a trace or a ``shard_map``.
+
+    In whose mesh nothing can be computed that has no part on each device.
+    """
+    nowhere = AbstractMesh((), ())
+    with use_abstract_mesh(nowhere), jax.ensure_compile_time_eval():
+        yield

@@ -153,7 +153,7 @@ def erdos_renyi(kernel: bool = True, power: float = 1.0) -> Allocation:
 
 def _densities(raw: np.ndarray, units: np.ndarray, total: Any) -> Any:
     """Proportional to ``raw``, or 1, so that ``total`` of all units stay."""
-    xp = np
+    xp: Any = np
     if isinstance(total, jax.Array):
         xp, total = jnp, total.astype(float)
     order = np.argsort(-raw, kind="stable")

@@ -32,6 +32,7 @@ from jprune._method import Method, kept_units
 from jprune._seeds import key_maker
 from jprune._trees import like
 from jprune._typing import Masks, Sparsity, Tree, Where
+from jprune._varying import vary_like
 from jprune.allocations import Allocation, uniform
 from jprune.criteria import Criterion, magnitude
 from jprune.structures import Structure, unstructured
@@ -194,8 +195,9 @@ def _refresh(
         return due, kept.counts
 
     def wait() -> tuple[jax.Array, jax.Array]:
-        due, marked = jax.eval_shape(look)
-        return jnp.zeros(due.shape, bool), jnp.zeros(marked.shape, np.int32)
+        due, marked = types = jax.eval_shape(look)
+        none = jnp.zeros(due.shape, bool), jnp.zeros(marked.shape, np.int32)
+        return vary_like(none, types)
 
     def choose_again(now: tuple[jax.Array, Masks]) -> tuple[jax.Array, Masks]:
         # Behind a barrier, else the compiler scores before it knows that it must.
