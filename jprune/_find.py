@@ -55,7 +55,8 @@ def find_masks(
       params: The parameters, any pytree.
       sparsity: The fraction of units removed, in [0, 1]. Of ``n`` units
         ``round(float(sparsity) * n)`` are lost (half to even); if it is traced,
-        its float32 (x64: float64) value takes part exactly.
+        its float32 (x64: float64) value takes part exactly, and outside [0, 1]
+        or NaN it prunes nothing: masks in force stay as they are.
       criterion: What matters; see :mod:`jprune.criteria`.
       structure: In what shape; see :mod:`jprune.structures`.
       allocation: How much where; see :mod:`jprune.allocations`.

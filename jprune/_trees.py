@@ -59,11 +59,16 @@ def rebuild(params: Tree, leaves: list[Any]) -> Tree:
 
 
 def is_floating(leaf: Any) -> bool:
-    """True for real floating arrays of any precision, and Python floats."""
+    """True for real floating arrays of any precision, and Python floats.
+
+    Not for those that have no zero, the scales of 8 bits ``float8_e8m0fnu``.
+    """
     if isinstance(leaf, float):
         return True
     dtype = getattr(leaf, "dtype", None)
-    return dtype is not None and jnp.issubdtype(dtype, jnp.floating)
+    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        return False
+    return float(np.zeros((), dtype)) == 0.0
 
 
 def wide(x: Any) -> jax.Array:

@@ -256,7 +256,8 @@ def _tiles(
         groups = [*((i,) for i in window), inner, outer]
         sizes = [int(np.prod([shape[i] for i in g], dtype=int)) for g in groups]
         own = sizes[-len(tile) :] if len(tile) <= len(sizes) else ()
-        if not own or any(t > size for t, size in zip(tile, own, strict=True)):
+        large = any(t > size for t, size in zip(tile, own, strict=False))
+        if not own or (large and math.prod(shape)):  # nothing fits anywhere
             raise ValueError(
                 f"`{call}` does not fit into {path_name(path)!r}, whose window, "
                 f"in and out axes have the sizes {tuple(sizes)}."

@@ -362,6 +362,103 @@ def test_update_without_params(name: str, tx: Any) -> None:
         tx.update(PARAMS, state)
 
 
+NO_UPDATE = {"a": {"kernel": None, "bias": jnp.ones(4)}}
+UPDATED: dict[str, tuple[Any, str]] = {
+    "keep_masks": (jprune.keep_masks(MASKS), "keep_masks(masks=...)"),
+    "prune": (jprune.prune(0.5), "prune(where=...)"),
+    "rewire": (
+        jprune.rigl(optax.sgd(0.1), 0.5, stop=9),
+        "must be floating of shape (3, 4), got NoneType",
+    ),
+    "project": (
+        jprune.project(projections.soft_threshold(0.1), every=2),
+        "project(where=...)",
+    ),
+    "project_frobenius_ball": (
+        jprune.project_frobenius_ball(1.0),
+        "project_frobenius_ball(where=...)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UPDATED)
+def test_no_update_of_a_selected_leaf(name: str) -> None:
+    """What is masked would not be 0; a leaf that is excluded needs no update."""
+    tx, how = UPDATED[name]
+    state = tx.init(PARAMS)
+    message = rf"^`{name}`.*'a/kernel'.*{re.escape(how)}"
+    with pytest.raises(ValueError, match=message):
+        tx.update(NO_UPDATE, state, PARAMS)
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(tx.update, NO_UPDATE, state, PARAMS)
+
+
+def test_no_update_of_a_leaf_that_is_left_out() -> None:
+    params = {"a": jnp.ones((3, 4)), "b": jnp.ones((3, 4))}
+    tx = jprune.prune(0.5, where="a")
+    moved, _ = tx.update({"a": params["a"], "b": None}, tx.init(params), params)
+    assert moved["b"] is None
+
+
+def prune_by(**how: Any) -> Any:
+    return jprune.prune(0.5, **how)
+
+
+def rewire_by(drop: Any) -> Any:
+    return jprune.rigl(optax.sgd(0.1), 0.5, stop=9, drop=drop)
+
+
+BIASES_TOO = {"a": {"kernel": True, "bias": True}}
+RESTORED: list[tuple[str, Any, Any]] = [
+    (
+        "`prune`: the state must be that of this criterion",
+        prune_by(),
+        prune_by(criterion=criteria.fisher()),
+    ),
+    (
+        "`prune`: the state must be that of this criterion",
+        prune_by(criterion=criteria.fisher()),
+        prune_by(),
+    ),
+    (
+        "`rewire`: the state must be that of this criterion",
+        rewire_by(criteria.magnitude()),
+        rewire_by(criteria.movement()),
+    ),
+    (
+        "`prune`: the mask of 'a/bias' in the state is not one of this transform",
+        prune_by(where=BIASES_TOO),
+        prune_by(),
+    ),
+    (
+        "`prune`: the mask of 'a/bias' in the state is not one of this transform",
+        prune_by(),
+        prune_by(where=BIASES_TOO),
+    ),
+]
+
+
+@pytest.mark.parametrize(("message", "saved", "now"), RESTORED)
+def test_a_state_of_another_transform(
+    message: str, saved: Any, now: Any
+) -> None:
+    state = saved.init(PARAMS)
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        jax.eval_shape(lambda: now.update(PARAMS, state, PARAMS, grad=PARAMS))
+
+
+def test_a_state_of_other_shapes() -> None:
+    other = {"a": {"kernel": jnp.ones((6, 4)), "bias": jnp.ones(4)}}
+    tx = prune_by(criterion=criteria.fisher())
+    with pytest.raises(ValueError, match="mask of 'a/kernel' in the state"):
+        tx.update(PARAMS, tx.init(other), PARAMS, grad=PARAMS)
+    state = tx.init(PARAMS)
+    half = jax.tree.map(lambda x: x.astype(jnp.float16), state.criterion)
+    message = "'a/kernel' is float32 of shape .3, 4., got float16"
+    with pytest.raises(ValueError, match=message):
+        tx.update(PARAMS, state._replace(criterion=half), PARAMS, grad=PARAMS)
+
+
 def test_traced_numbers_pass() -> None:
     @jax.jit
     def step(sparsity: Any, radius: Any, k: Any) -> Any:
@@ -371,7 +468,8 @@ def test_traced_numbers_pass() -> None:
         updates, _ = tx.update(PARAMS, tx.init(PARAMS), PARAMS)
         return updates, selection.top_k_mask(jnp.arange(3.0), k)
 
-    _, mask = step(7.0, 1.0, 9)  # clipped: a traced number has no message
+    # No message: such a sparsity changes nothing, `k` is clipped.
+    _, mask = step(7.0, 1.0, 9)
     assert mask.all()
 
 

@@ -71,13 +71,15 @@ def prune(
       sparsity: The fraction of units removed, in [0, 1]: a number, a traced
         scalar, or an optax schedule of the update count
         (``optax.polynomial_schedule(0., .9, 3, 5000, 500)`` is the cubic one).
+        A schedule is tried here at counts from 0 to 2**24, as int32 arrays. While
+        a traced value is not in [0, 1] or NaN, masks stay as they are.
       criterion: What matters; see :mod:`jprune.criteria`.
       structure: In what shape; see :mod:`jprune.structures`.
       allocation: How much where; see :mod:`jprune.allocations`.
       where: Which leaves, as in :func:`jprune.find_masks`.
       every: Updates between choices, at least 1.
-      key: Seed or key of criteria that draw at random; it is folded with the
-        update count.
+      key: Seed or random key, of any form, of criteria that draw at random; it is
+        folded with the update count.
 
     Returns:
       A transform for the end of a chain. Its state is a :class:`PruneState`;
@@ -86,7 +88,12 @@ def prune(
 
     Raises:
       ValueError: Here for a bad number or an uncalled factory; in ``init`` for
-        what depends on the parameters; in ``update`` if ``params`` is missing.
+        what depends on the parameters, a number that the structure can't meet
+        among it; in ``update`` if ``params`` or the update of a masked leaf is
+        missing, or if the state is not of this transform: masks of other leaves
+        or shapes, a criterion's state of another form. Masks of the same leaves
+        from another structure or allocation can't be told: units of which any
+        weight is kept count as kept until masks are chosen anew.
 
     References:
       Zhu and Gupta, `To prune, or not to prune

@@ -89,7 +89,8 @@ def rewire(
       drop: What kept connections are worth.
       fraction: The fraction of a pool's kept units that is dropped, in [0, 1]: a
         number, a traced scalar, or an optax schedule of the update count. Where
-        it is 0 nothing is rewired. Default: a cosine from .3 to 0 at ``stop``.
+        it is 0, or not in [0, 1], nothing is rewired; schedules are tried as by
+        :func:`prune`. Default: a cosine from .3 to 0 at ``stop``.
       every: Updates between rewirings, at least 1.
       start: The count of the first rewiring.
       stop: The count after which masks stay; None: they never do.
@@ -111,7 +112,8 @@ def rewire(
       ValueError: Here for a bad number or an uncalled factory; in ``init`` for
         what depends on the parameters, and for an inner optimizer with a slot
         whose entries can't be told apart (the slot is named); in ``update`` if
-        ``params`` is missing.
+        ``params`` or an update is missing, or if the state is not of this
+        transform, as far as :func:`prune` can tell.
 
     Cost: between rewirings one fused pass over parameters, gradients and slots.
 
