@@ -1,6 +1,5 @@
 """What decides which weights stay: a criterion, a structure, an allocation."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -32,13 +31,12 @@ class Method(NamedTuple):
         check_member(self.call, self.role, self.criterion, Criterion)
         check_member(self.call, "structure", self.structure, Structure)
         check_member(self.call, "allocation", self.allocation, Allocation)
-        alike = self.structure.kept
-        if self.allocation.joint and alike is not None:
+        if self.allocation.joint and self.structure.kept is not None:
             raise ValueError(
                 f"`{self.call}(structure=..., allocation=...)`: "
-                f"`{_factory(alike)}` keeps the same number in all pools, which "
-                f"one ranking, `{_factory(self.allocation.counts)}`, can't; "
-                "`uniform` and `erdos_renyi` can."
+                f"`{self.structure}` keeps the same number in all pools, which "
+                f"one ranking, `{self.allocation}`, can't; `uniform` and "
+                "`erdos_renyi` can."
             )
 
     def choose(self, where: Where, params: Tree) -> Tree:
@@ -46,11 +44,6 @@ class Method(NamedTuple):
         if self.structure.where is not None:
             where = self.structure.where
         return choose(self.call, where, params, prunable)
-
-
-def _factory(member: Callable[..., Any]) -> str:
-    """The name of the function that made a member."""
-    return member.__qualname__.partition(".")[0]
 
 
 def unit_scores(
@@ -63,8 +56,10 @@ def unit_scores(
     scores = lax.stop_gradient(like(params, scores, call, "scores"))
     # Sums of 16-bit scores overflow; those of built-in criteria are wide.
     scores = jax.tree.map(wide, scores)
-    units = method.criterion.pooled(_pooled(method, scores))
-    return jax.tree.flatten(method.allocation.normalize(units))
+    units = _pooled(method, scores)
+    for change in (method.criterion.pooled, method.allocation.normalize):
+        units = units if change is None else change(units)
+    return jax.tree.flatten(units)
 
 
 def _pooled(method: Method, scores: Tree) -> Tree:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jprune import _counts
+from jprune._calls import recorded, show
 from jprune._checks import check_number
 from jprune._counts import Count
 from jprune._layout import rearrange
@@ -40,12 +41,17 @@ class Allocation(NamedTuple):
     """
 
     counts: Callable[[Pools, Any], Any]  # pools, sparsity -> counts kept
-    normalize: Callable[[Tree], Tree] = lambda units: units  # comparable scores
+    # Scores of units -> comparable ones; None: as they are.
+    normalize: Callable[[Tree], Tree] | None = None
     joint: bool = False  # whether all units are in one ranking
     # Where joint: int64 sizes of pools -> units that each keeps in any case.
     least: Callable[[np.ndarray], np.ndarray] | None = None
 
+    def __repr__(self) -> str:
+        return show(self)
 
+
+@recorded
 def uniform() -> Allocation:
     """The same sparsity in every pool, each rounded by itself.
 
@@ -67,6 +73,7 @@ def uniform() -> Allocation:
     return Allocation(counts)
 
 
+@recorded
 def erdos_renyi(kernel: bool = True, power: float = 1.0) -> Allocation:
     r"""Dense where layers are small: density goes with the sum of dimensions.
 
@@ -181,6 +188,7 @@ def _deal(densities: Any, sizes: np.ndarray, total: Count) -> jax.Array:
 _NORMALIZATIONS = (None, "l2", "lamp")
 
 
+@recorded
 def global_ranking(
     normalize: str | None = None, min_density: float = 0.0
 ) -> Allocation:
@@ -247,7 +255,7 @@ def global_ranking(
 
     return Allocation(
         counts,
-        **({} if normalize is None else {"normalize": normalized}),
+        normalized if normalize else None,
         joint=True,
         least=least if density else None,
     )

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jprune._calls import recorded, short, show
 from jprune._trees import is_floating, like, wide
 from jprune._typing import Tree
 
@@ -33,13 +34,17 @@ class Criterion(NamedTuple):
     init: Callable[[Tree], Any]  # params -> state
     update: Callable[[Tree, Any, Tree], Any]  # grads, state, params -> state
     score: Callable[..., Tree]  # params, state, grads, key -> scores
-    # Scores of units, as a structure pools them -> those that are ranked.
-    pooled: Callable[[Tree], Tree] = lambda units: units
+    # Scores of units, as a structure pools them -> those that are ranked; None:
+    # as they are.
+    pooled: Callable[[Tree], Tree] | None = None
     # Whether gradients are read; others' `grad=` is of no concern if not.
     reads_grads: bool = True
     # Whether the signs of scores count, also where a structure pools by a norm:
     # then by that of the positive ones less that of the negative ones.
     signed: bool = False
+
+    def __repr__(self) -> str:
+        return show(self)
 
 
 def _stateless(score: Callable[..., Tree], reads_grads: bool) -> Criterion:
@@ -70,6 +75,7 @@ def _product(w: Any, g: Any) -> jax.Array:
     return wide(w) * wide(g)
 
 
+@recorded
 def magnitude() -> Criterion:
     r"""Keeps the largest weights: the score is :math:`|w|`.
 
@@ -94,6 +100,7 @@ def magnitude() -> Criterion:
     return _stateless(score, reads_grads=False)
 
 
+@recorded
 def random() -> Criterion:
     """Keeps weights at random: the baseline that every criterion must beat.
 
@@ -134,6 +141,7 @@ def random() -> Criterion:
     return _stateless(score, reads_grads=False)
 
 
+@recorded
 def gradient() -> Criterion:
     r"""Keeps the weights with the largest gradients: :math:`|g|`.
 
@@ -162,6 +170,7 @@ def gradient() -> Criterion:
     return _stateless(score, reads_grads=True)
 
 
+@recorded
 def taylor(
     form: Literal["absolute", "signed", "squared"] = "absolute",
 ) -> Criterion:
@@ -258,6 +267,7 @@ def _accumulated(
     return Criterion(init, update, score)
 
 
+@recorded
 def movement() -> Criterion:
     r"""Keeps the weights that training moves away from zero.
 
@@ -291,6 +301,7 @@ def movement() -> Criterion:
     return criterion._replace(signed=True)
 
 
+@recorded
 def fisher() -> Criterion:
     r"""Keeps the weights to which the loss is most sensitive, to second order.
 
@@ -339,7 +350,8 @@ def snip(
 
     Returns:
       A :class:`Criterion`; its state are the scores, in float32 at least, like
-      the parameters.
+      the parameters. It holds them, pickles with them and prints them; ``loss``,
+      ``params`` and ``batch`` are needed no more.
 
     References:
       Lee et al., `SNIP: Single-shot Network Pruning based on Connection
@@ -365,6 +377,12 @@ def snip(
         params,
         grads,
     )
+    return _snip(scores)
+
+
+@recorded
+def _snip(scores: Tree) -> Criterion:
+    """Scores that stay, as a state."""
 
     def init(chosen: Tree) -> Tree:
         mine = like(chosen, scores, "`snip(loss, params, batch)`", "score")
@@ -379,22 +397,25 @@ def snip(
     )
 
 
-def custom(fn: Callable[..., Tree]) -> Criterion:
+@recorded
+def custom(fn: Callable[..., Tree], *, grads: bool = False) -> Criterion:
     """Keeps what a function of yours scores highest.
 
     Args:
-      fn: ``params -> scores``, or ``(params, grads) -> scores`` if it takes two
-        arguments, in which case gradients are needed, as for :func:`gradient`.
-        Both are trees; leaves that are not pruned are ``optax.MaskedNode``.
+      fn: ``params -> scores``; with ``grads=True`` ``(params, grads) -> scores``.
+        All are trees; leaves that are not pruned are ``optax.MaskedNode``.
         Scores are a floating tree like ``params``. If they have signs that
         matter, let the structure pool by ``"mean"`` or ``"max"``.
+      grads: Whether ``fn`` gets gradients, which are then needed, as for
+        :func:`gradient`.
 
     Returns:
       A :class:`Criterion` without state. For state, or a random key, write a
       :class:`Criterion`.
 
     Raises:
-      ValueError: ``fn`` is not callable; when used, if gradients are missing.
+      ValueError: ``fn`` is no function of so many arguments; when used, if
+        gradients are missing.
 
     >>> import jax, jax.numpy as jnp, jprune
     >>> def relative(params):
@@ -405,30 +426,43 @@ def custom(fn: Callable[..., Tree]) -> Criterion:
     ...     allocation=jprune.allocations.global_ranking())
     >>> [m.tolist() for m in masks]
     [[[False, True]], [[True, False]]]
+    >>> def first_order(params, grads):
+    ...     return jax.tree.map(lambda w, g: abs(w * g), params, grads)
+    >>> jprune.find_masks(
+    ...     jnp.array([[1., 2.]]), .5, grads=jnp.array([[3., 1.]]),
+    ...     criterion=jprune.criteria.custom(first_order, grads=True))
+    Array([[ True, False]], dtype=bool)
     """
     if not callable(fn):
         raise ValueError(
             f"`custom(fn)` must be a function of a tree to a tree, got {fn!r}."
         )
-    takes_grads = _required_arguments(fn) > 1
+    call = "custom(fn, grads=True)" if grads else "custom(fn)"
+    if not _takes(fn, 1 + grads):
+        wanted = "(params, grads)" if grads else "params"
+        other = "custom(fn)" if grads else "custom(fn, grads=True)"
+        hint = f"; `{other}` fits it" if _takes(fn, 2 - grads) else ""
+        raise ValueError(
+            f"`{call}` calls `fn` with {wanted}, which `{short(fn)}` does not "
+            f"take: its arguments are {inspect.signature(fn)}{hint}."
+        )
+    takes_grads = grads
 
     def score(params: Tree, state: Any, grads: Any, key: Any) -> Tree:
         del state, key  # write a `Criterion` for more
         if takes_grads:
-            return fn(params, _required("custom(fn)", params, grads))
+            return fn(params, _required(call, params, grads))
         return fn(params)
 
     return _stateless(score, reads_grads=takes_grads)
 
 
-def _required_arguments(fn: Callable[..., Any]) -> int:
-    """Positional arguments without a default."""
+def _takes(fn: Callable[..., Any], number: int) -> bool:
+    """Whether a function can be called with so many arguments."""
     try:
-        parameters = inspect.signature(fn).parameters.values()
+        inspect.signature(fn).bind(*[None] * number)
+    except TypeError:
+        return False
     except ValueError:  # some functions written in C have no signature
-        return 1
-    kinds = (
-        inspect.Parameter.POSITIONAL_ONLY,
-        inspect.Parameter.POSITIONAL_OR_KEYWORD,
-    )
-    return sum(p.kind in kinds and p.default is p.empty for p in parameters)
+        pass
+    return True

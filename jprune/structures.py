@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jprune import _counts
+from jprune._calls import recorded, show
 from jprune._layout import (
     Axis,
     Layout,
@@ -69,6 +70,9 @@ class Structure(NamedTuple):
     # units of every pool, int32 -> the fraction of the cost that is left.
     cost: Callable[[jax.Array], jax.Array] | None = None
     pooling: str | None = None  # its name: norms lose the signs of scores
+
+    def __repr__(self) -> str:
+        return show(self)
 
 
 _Read = Callable[[Any, tuple[int, ...]], Layout]
@@ -147,6 +151,7 @@ def _check_size(call: str, name: str, size: Any, least: int = 1) -> int:
     return number
 
 
+@recorded
 def unstructured(*, batch_axis: Axis = ()) -> Structure:
     """Every weight is a unit, every leaf a pool.
 
@@ -178,6 +183,7 @@ def unstructured(*, batch_axis: Axis = ()) -> Structure:
     return _structure(read, batch_axis=batch_axis)
 
 
+@recorded
 def fan_in(
     *, in_axis: Axis = -2, out_axis: Axis = -1, batch_axis: Axis = ()
 ) -> Structure:
@@ -260,6 +266,7 @@ def _tiles(
     return _structure(read, pooling, batch_axis=batch_axis)
 
 
+@recorded
 def group(
     size: int,
     *,
@@ -305,6 +312,7 @@ def group(
     return _tiles(f"group({size})", axes, (size,), pooling, batch_axis)
 
 
+@recorded
 def block(
     shape: Sequence[int],
     *,
@@ -355,6 +363,7 @@ def block(
     return _tiles(f"block({tile})", axes, tile, pooling, batch_axis)
 
 
+@recorded
 def n_m(
     n: int,
     m: int,
@@ -428,6 +437,7 @@ def n_m(
     return _structure(read, batch_axis=batch_axis, kept=kept, few=True)
 
 
+@recorded
 def channel(
     axis: Axis = -1, *, pooling: str = "l2", batch_axis: Axis = ()
 ) -> Structure:

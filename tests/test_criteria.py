@@ -1,6 +1,7 @@
 """What matters: scores against NumPy, and where their gradients come from."""
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -32,7 +33,9 @@ NEEDY: dict[str, Callable[[], criteria.Criterion]] = {
     "taylor()": criteria.taylor,
     "movement()": criteria.movement,
     "fisher()": criteria.fisher,
-    "custom(fn)": lambda: criteria.custom(lambda params, grads: grads),
+    "custom(fn, grads=True)": lambda: criteria.custom(
+        lambda params, grads: grads, grads=True
+    ),
 }
 
 
@@ -60,7 +63,8 @@ ONE_SHOT: dict[str, tuple[Any, Any]] = {
     "fisher": (criteria.fisher(), lambda w, g: (w * g) ** 2),
     "custom": (
         criteria.custom(
-            lambda params, grads: jax.tree.map(jnp.multiply, params, grads)
+            lambda params, grads: jax.tree.map(jnp.multiply, params, grads),
+            grads=True,
         ),
         lambda w, g: w * g,
     ),
@@ -241,8 +245,7 @@ def test_signs_decide_in_channels() -> None:
 def test_missing_gradients(name: str) -> None:
     criterion = NEEDY[name]()
     both = r"grads=grads\)`.*`jprune\.with_gradients"
-    message = f"^`{name}` needs gradients: .*{both}"
-    message = message.replace("()", r"\(\)").replace("(fn)", r"\(fn\)")
+    message = f"^`{re.escape(name)}` needs gradients: .*{both}"
     with pytest.raises(ValueError, match=message):
         jprune.find_masks(PARAMS, 0.5, criterion=criterion)
     tx = optax.chain(ADAM, jprune.prune(0.5, criterion=criterion))
@@ -327,11 +330,70 @@ def test_custom_with_a_tree_of_scores() -> None:
         lambda params, power=1: jax.tree.map(
             lambda p: jnp.abs(p) ** power, params
         ),
+        lambda *trees: jax.tree.map(jnp.abs, *trees),
     ],
 )
-def test_custom_counts_required_arguments(fn: Any) -> None:
-    found = jprune.find_masks(PARAMS, 0.4, criterion=criteria.custom(fn))
+def test_custom_calls_with_the_parameters_alone(fn: Any) -> None:
+    """Whatever else the function could take."""
+    found = jprune.find_masks(
+        PARAMS, 0.4, criterion=criteria.custom(fn), grads=gradients(0)
+    )
     chex.assert_trees_all_equal(found, jprune.find_masks(PARAMS, 0.4))
+
+
+def test_custom_hands_on_gradients_if_asked() -> None:
+    """Also to a function that could do without."""
+
+    def score(params: Any, grads: Any = None) -> Any:
+        return jax.tree.map(jnp.abs, params if grads is None else grads)
+
+    find = functools.partial(
+        jprune.find_masks, PARAMS, 0.4, grads=gradients(0)
+    )
+    for grads, same in (
+        (False, criteria.magnitude()),
+        (True, criteria.gradient()),
+    ):
+        chex.assert_trees_all_equal(
+            find(criterion=criteria.custom(score, grads=grads)),
+            find(criterion=same),
+        )
+
+
+def saliency(params: Any, grads: Any) -> Any:
+    return jax.tree.map(jnp.multiply, params, grads)
+
+
+@pytest.mark.parametrize(
+    ("fn", "grads", "message"),
+    [
+        (
+            saliency,
+            False,
+            "`custom(fn)` calls `fn` with params, which `saliency` does not "
+            "take: its arguments are (params: Any, grads: Any) -> Any; "
+            "`custom(fn, grads=True)` fits it.",
+        ),
+        (
+            lambda params: params,
+            True,
+            "`custom(fn, grads=True)` calls `fn` with (params, grads), which "
+            "`<lambda>` does not take: its arguments are (params); "
+            "`custom(fn)` fits it.",
+        ),
+        (
+            lambda: 1,
+            False,
+            "`custom(fn)` calls `fn` with params, which `<lambda>` does not "
+            "take: its arguments are ().",
+        ),
+    ],
+)
+def test_custom_refuses_a_function_of_other_arguments(
+    fn: Any, grads: bool, message: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        criteria.custom(fn, grads=grads)
 
 
 @pytest.mark.parametrize(

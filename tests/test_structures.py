@@ -539,9 +539,12 @@ def test_refused(message: str, make: Callable[[], Any]) -> None:
 
 @pytest.mark.parametrize("name", ["fan_in", "n_m"])
 def test_no_meaning_in_one_ranking(name: str) -> None:
-    message = f"`{name}` keeps the same number in all pools, which one ranking"
+    structure = STRUCTURES[name][0]
+    assert f"{structure}".startswith(f"{name}(")
     for allocation in (ALLOCATIONS["global"], ALLOCATIONS["floor"]):
-        with pytest.raises(ValueError, match=message + ", `global_ranking`"):
-            jprune.prune(
-                0.5, structure=STRUCTURES[name][0], allocation=allocation
-            )
+        message = (
+            f"`{structure}` keeps the same number in all pools, which one "
+            f"ranking, `{allocation}`, can't"
+        )
+        with pytest.raises(ValueError, match=re.escape(message)):
+            jprune.prune(0.5, structure=structure, allocation=allocation)

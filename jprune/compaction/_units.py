@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
+from jprune._calls import recorded
 from jprune._layout import laid_out_like
 from jprune._trees import is_hole, leaves_with_path, path_name, rebuild
 from jprune._typing import Masks, Tree
@@ -17,6 +18,7 @@ from jprune.compaction._paths import ends, partner
 from jprune.structures import Structure
 
 
+@recorded
 def units(graph: Graph, round_to: int = 1, by: str = "units") -> Structure:
     r"""Whole units: what :func:`compact` can remove afterwards.
 

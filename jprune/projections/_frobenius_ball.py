@@ -5,12 +5,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jprune._calls import recorded
 from jprune._checks import check_radius
 from jprune._trees import together
 from jprune._typing import Projection, Scalar, Tree
 from jprune.projections._leaves import scale_of
 
 
+@recorded
 def frobenius_ball(radius: Scalar) -> Projection:
     r"""Projects a tree onto the ball :math:`\|W\|_F \le r`.
 

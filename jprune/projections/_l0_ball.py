@@ -3,11 +3,13 @@
 import jax
 import jax.numpy as jnp
 
+from jprune._calls import recorded
 from jprune._checks import check_count, is_traced
 from jprune._typing import Projection, Tree
 from jprune.selection import top_k_mask
 
 
+@recorded
 def l0_ball(max_nonzero: int | jax.typing.ArrayLike) -> Projection:
     r"""Projects a tree onto the trees with at most so many nonzero entries.
 

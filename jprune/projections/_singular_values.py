@@ -7,12 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jprune._calls import recorded
 from jprune._checks import check_radius, check_threshold
 from jprune._trees import wide
 from jprune._typing import Projection, Scalar
 from jprune.projections._leaves import axes_of, scale_of
 
 
+@recorded
 def spectral_ball(
     radius: Scalar,
     *,
@@ -67,6 +69,7 @@ def spectral_ball(
     )
 
 
+@recorded
 def nuclear(
     threshold: Scalar,
     *,

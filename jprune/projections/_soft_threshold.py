@@ -7,12 +7,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jprune._calls import recorded
 from jprune._checks import check_threshold
 from jprune._trees import wide
 from jprune._typing import Projection, Scalar, Tree
 from jprune.projections._leaves import axes_of, scale_of
 
 
+@recorded
 def soft_threshold(threshold: Scalar) -> Projection:
     r"""Moves every entry towards zero by ``threshold``: lasso.
 
@@ -58,6 +60,7 @@ def soft_threshold(threshold: Scalar) -> Projection:
     return lambda tree: jax.tree.map(shrink, tree)
 
 
+@recorded
 def group_soft_threshold(
     threshold: Scalar,
     *,

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jprune._calls import recorded
 from jprune._checks import check_params, check_state
 from jprune._trees import is_hole
 from jprune._typing import Masks, Tree
@@ -18,6 +19,7 @@ class KeepMasksState(NamedTuple):
     masks: Masks  # bool, like the parameters
 
 
+@recorded
 def keep_masks(masks: Masks) -> optax.GradientTransformationExtraArgs:
     r"""Holds pruned weights at exactly zero: fixed masks, for fine-tuning.
 

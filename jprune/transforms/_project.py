@@ -9,6 +9,7 @@ import optax
 from jax import lax
 
 from jprune import projections
+from jprune._calls import recorded
 from jprune._checks import (
     check_every,
     check_params,
@@ -28,6 +29,7 @@ class ProjectState(NamedTuple):
     count: jax.Array  # type: ignore[assignment]  # int32 scalar, updates so far
 
 
+@recorded
 def project(
     projection: Projection, *, where: Where = None, every: int = 1
 ) -> optax.GradientTransformationExtraArgs:
@@ -71,6 +73,7 @@ def project(
     return _project("project", projection, where, every)
 
 
+@recorded
 def project_frobenius_ball(
     radius: Scalar,
     *,

@@ -10,6 +10,7 @@ import optax
 from jax import lax
 
 from jprune._amounts import counts_of, is_due
+from jprune._calls import recorded
 from jprune._checks import (
     check_every,
     check_params,
@@ -36,6 +37,7 @@ class PruneState(NamedTuple):
     criterion: Any  # the criterion's own
 
 
+@recorded
 def prune(
     sparsity: Sparsity,
     *,

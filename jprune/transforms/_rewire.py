@@ -11,6 +11,7 @@ import optax
 from jax import lax
 
 from jprune._amounts import counts_of
+from jprune._calls import recorded
 from jprune._checks import (
     check_every,
     check_fixed,
@@ -43,6 +44,7 @@ class RewireState(NamedTuple):
     inner: Any  # the inner optimizer's
 
 
+@recorded
 def rewire(
     inner: optax.GradientTransformation,
     sparsity: Scalar,
@@ -255,6 +257,7 @@ def _with_options(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @_with_options
+@recorded
 def rigl(
     inner: optax.GradientTransformation, sparsity: Scalar, **options: Any
 ) -> optax.GradientTransformationExtraArgs:
@@ -279,6 +282,7 @@ def rigl(
 
 
 @_with_options
+@recorded
 def sparse_evolution(
     inner: optax.GradientTransformation, sparsity: Scalar, **options: Any
 ) -> optax.GradientTransformationExtraArgs:

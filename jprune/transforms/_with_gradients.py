@@ -4,9 +4,11 @@ from typing import Any
 
 import optax
 
+from jprune._calls import recorded
 from jprune._typing import Tree
 
 
+@recorded
 def with_gradients(
     tx: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
