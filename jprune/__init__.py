@@ -12,6 +12,7 @@ from jprune import transforms as transforms
 from jprune._find import find_masks as find_masks
 from jprune._straight_through import straight_through as straight_through
 from jprune.compaction import compact as compact
+from jprune.compaction import compare as compare
 from jprune.compaction import trace_units as trace_units
 from jprune.compaction import units as units
 from jprune.masks import LeafSummary as LeafSummary
@@ -50,6 +51,7 @@ __all__ = [
     "check_chain",
     "compact",
     "compaction",
+    "compare",
     "criteria",
     "find_masks",
     "get_masks",

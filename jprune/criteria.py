@@ -444,7 +444,7 @@ def custom(fn: Callable[..., Tree], *, grads: bool = False) -> Criterion:
         hint = f"; `{other}` fits it" if _takes(fn, 2 - grads) else ""
         raise ValueError(
             f"`{call}` calls `fn` with {wanted}, which `{short(fn)}` does not "
-            f"take: its arguments are {inspect.signature(fn)}{hint}."
+            f"take: its arguments are {_arguments(fn)}{hint}."
         )
     takes_grads = grads
 
@@ -466,3 +466,11 @@ def _takes(fn: Callable[..., Any], number: int) -> bool:
     except ValueError:  # some functions written in C have no signature
         pass
     return True
+
+
+def _arguments(fn: Callable[..., Any]) -> inspect.Signature:
+    """The signature without types."""
+    parameters = inspect.signature(fn).parameters.values()
+    return inspect.Signature(
+        [p.replace(annotation=p.empty) for p in parameters]
+    )

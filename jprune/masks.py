@@ -9,6 +9,7 @@ import optax
 
 from jprune import _counts
 from jprune._checks import check_floating, check_state, is_traced
+from jprune._tables import shape_name, table
 from jprune._trees import (
     align,
     is_array,
@@ -264,7 +265,7 @@ class Summary(NamedTuple):
             rows.append(
                 (
                     leaf.path,
-                    "x".join(map(str, leaf.shape)) or "scalar",
+                    shape_name(leaf.shape),
                     leaf.dtype,
                     f"{leaf.weights:,}",
                     f"{leaf.kept:,}",
@@ -283,16 +284,7 @@ class Summary(NamedTuple):
                 f"{self.zeros:,}",
             )
         )
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
-            "  ".join(
-                cell.ljust(width) if i < 3 else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in rows
-        ]
-        rule = "-" * max(map(len, lines))
-        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+        return table(rows, left=3)
 
 
 def _is_opaque(leaf: Any) -> bool:

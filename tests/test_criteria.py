@@ -347,9 +347,7 @@ def test_custom_hands_on_gradients_if_asked() -> None:
     def score(params: Any, grads: Any = None) -> Any:
         return jax.tree.map(jnp.abs, params if grads is None else grads)
 
-    find = functools.partial(
-        jprune.find_masks, PARAMS, 0.4, grads=gradients(0)
-    )
+    find = functools.partial(jprune.find_masks, PARAMS, 0.4, grads=gradients(0))
     for grads, same in (
         (False, criteria.magnitude()),
         (True, criteria.gradient()),
@@ -371,7 +369,7 @@ def saliency(params: Any, grads: Any) -> Any:
             saliency,
             False,
             "`custom(fn)` calls `fn` with params, which `saliency` does not "
-            "take: its arguments are (params: Any, grads: Any) -> Any; "
+            "take: its arguments are (params, grads); "
             "`custom(fn, grads=True)` fits it.",
         ),
         (

@@ -28,7 +28,7 @@ FAMILIES = [
 ]
 
 LAYERS = [
-    ("_typing", "_trees", "_checks", "_counts", "_layout"),
+    ("_typing", "_trees", "_checks", "_counts", "_layout", "_calls", "_tables"),
     ("_plan", "_pooling"),
     ("_ranking",),
     ("masks",),

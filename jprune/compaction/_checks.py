@@ -56,6 +56,13 @@ def check_concrete(place: str, x: Any) -> None:
         )
 
 
+def check_values(call: str, args: tuple[Any, ...]) -> None:
+    """Refuses arguments that have no values yet."""
+    for i, arg in enumerate(args):
+        for path, x in leaves_with_path(arg):
+            check_concrete(f"`{call}`: args[{i}], {path_name(path)!r},", x)
+
+
 def check_mask(call: str, name: str, mask: Any) -> None:
     """Refuses masks that are not bool."""
     dtype = getattr(mask, "dtype", None) or np.asarray(mask).dtype
