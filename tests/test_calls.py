@@ -242,10 +242,25 @@ def test_help_shows_calls() -> None:
         assert (
             "structure: jprune.structures.Structure = unstructured()" in shown
         )
-        assert " at 0x" not in shown
     assert "criterion: jprune.criteria.Criterion = magnitude()" in str(
         inspect.signature(jprune.prune)
     )
+
+
+ROOMS = [room for room in vars(jprune).values() if inspect.ismodule(room)]
+
+
+@pytest.mark.parametrize("room", [jprune, *ROOMS], ids=lambda m: m.__name__)
+def test_no_signature_shows_an_address(room: Any) -> None:
+    """As a lambda does; nor do those of methods."""
+    public = [getattr(room, n) for n in getattr(room, "__all__", ())]
+    classes = [x for x in public if inspect.isclass(x)]
+    methods = [y for x in classes for y in vars(x).values()]
+    for thing in filter(inspect.isroutine, [*public, *methods]):
+        if hasattr(thing, "__name__") and not isinstance(thing, classmethod):
+            assert " at 0x" not in str(inspect.signature(thing)), thing
+    for thing in classes:
+        assert " at 0x" not in str(inspect.signature(thing)), thing
 
 
 def test_nothing_lives_longer_than_its_transform() -> None:

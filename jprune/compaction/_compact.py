@@ -181,7 +181,7 @@ def compact(
                 for i, leaf in enumerate(trace.leaves)
             )
         )
-        less = plan.applied(params, masks, in_jax)
+        less = plan._applied(params, masks, in_jax)
         less = _replaced(less, plan, {i: arrays[i] for i in changed})
         small = Compact(less, plan, fn, params, masks)
         jax.eval_shape(small.fn, less, *args)

@@ -79,13 +79,10 @@ class Plan(NamedTuple):
         Raises:
           ValueError: A parameter is missing, unknown or of another shape.
         """
-        return self.applied(params, None)
+        return self._applied(params, None, lambda x: x)
 
-    def applied(
-        self,
-        params: Tree,
-        masks: Masks | None,
-        last: Callable[[Any], Any] = lambda x: x,
+    def _applied(
+        self, params: Tree, masks: Masks | None, last: Callable[[Any], Any]
     ) -> Tree:
         """Cut, masked and changed leaf by leaf: no two copies of the result."""
         call = "`plan.apply(params)`"
