@@ -106,22 +106,28 @@ def align_part(tree: Tree, params: Tree, call: str) -> list[Any]:
     given, own = _keyed(tree, params)
     masks = {key: x for key, (_, x) in given.items() if not is_hole(x)}
     branches = _branches(list(masks), own)
-    if len(branches) > 1:
-        names = sorted(repr(path_name(path)) for path in branches.values())
-        raise ValueError(
-            f"{call}: the masks fit several branches of the parameters, "
-            f"{' and '.join(names[:2])}; give them with their whole paths."
-        )
-    if not branches:
-        lost = [key for key in masks if not _ends(key, own)] or list(masks)
-        names = [repr(path_name(given[key][0])) for key in lost]
-        raise ValueError(f"{call}: the mask {names[0]} fits no parameter.")
+    if len(branches) != 1:
+        raise ValueError(f"{call}: {_misfit(list(masks), given, own)}.")
     (branch,) = branches
-    found = {branch + key: mask for key, mask in masks.items()}
+    placed = {branch + key: mask for key, mask in masks.items()}
     return [
-        None if is_hole(leaf) else found.get(key)
+        None if is_hole(leaf) else placed.get(key)
         for key, (_, leaf) in own.items()
     ]
+
+
+def _misfit(masks: list[Key], given: _Leaves, own: _Leaves) -> str:
+    """Why some masks are not those of one branch of the parameters."""
+    ends = {key: _ends(key, own) for key in masks}
+    for key, found in ends.items():
+        if not found:
+            return f"the mask {path_name(given[key][0])!r} fits no parameter"
+    paths = [path for found in ends.values() for path in found.values()]
+    names = sorted({repr(path_name(path)) for path in paths})
+    return (
+        "the masks fit several branches of the parameters, "
+        f"{' and '.join(names[:2])}; give them with their whole paths"
+    )
 
 
 def _branches(masks: list[Key], own: _Leaves) -> dict[Key, KeyPath]:
