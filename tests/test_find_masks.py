@@ -404,7 +404,7 @@ def test_where_goes_by_the_names_along_a_path() -> None:
     masks = jprune.find_masks(dict(vars(params)), 0.5, where=Layer(True, False))
     assert masks["bias"] == optax.MaskedNode()
     both = {"a/b": jnp.ones((2, 2)), "a": {"b": jnp.ones((2, 2))}}
-    where = {"a/b": True, "a": {"b": False}}
-    assert jprune.find_masks(both, 0.5, where=where)["a"]["b"] == (
+    where_both: Any = {"a/b": True, "a": {"b": False}}
+    assert jprune.find_masks(both, 0.5, where=where_both)["a"]["b"] == (
         optax.MaskedNode()
     )
