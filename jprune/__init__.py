@@ -20,6 +20,7 @@ from jprune.masks import Summary as Summary
 from jprune.masks import apply_masks as apply_masks
 from jprune.masks import get_masks as get_masks
 from jprune.masks import measure_sparsity as measure_sparsity
+from jprune.masks import read_masks as read_masks
 from jprune.masks import summarize as summarize
 from jprune.transforms import ChainReport as ChainReport
 from jprune.transforms import KeepMasksState as KeepMasksState
@@ -62,6 +63,7 @@ __all__ = [
     "project_frobenius_ball",
     "projections",
     "prune",
+    "read_masks",
     "report",
     "rewire",
     "rigl",

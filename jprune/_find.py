@@ -11,11 +11,13 @@ import numpy as np
 from jprune import _budget, _counts
 from jprune._amounts import Counts, counts_of, multiples, pools_of, sizes_of
 from jprune._budget import Budget
-from jprune._checks import check_fixed, check_where, is_traced
+from jprune._checks import check_fixed, check_order, is_traced
 from jprune._method import Kept, Method, kept_units, unit_scores
+from jprune._paths import like
 from jprune._ranking import select_few
-from jprune._trees import is_hole, like, path_name
+from jprune._trees import is_hole, path_name
 from jprune._typing import Masks, Tree, Where
+from jprune._where import check_where
 from jprune.allocations import Allocation, uniform
 from jprune.criteria import Criterion, magnitude
 from jprune.masks import full_masks
@@ -78,6 +80,7 @@ def find_masks(
     """
     method = Method("find_masks", criterion, structure, allocation)
     method.check()
+    check_order("find_masks", params, sparsity)
     sparsity = check_fixed("find_masks", sparsity)
     check_where("find_masks", where)
     if isinstance(key, int | np.integer):

@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from jprune._calls import recorded, short, show
-from jprune._trees import is_floating, like, wide
+from jprune._describe import describe
+from jprune._paths import like
+from jprune._trees import is_floating, wide
 from jprune._typing import Tree
 
 __all__ = [
@@ -369,7 +371,7 @@ def snip(
     if not callable(loss):
         raise ValueError(
             "`snip(loss, params, batch)`: loss must be a function of params and "
-            f"batch, got {loss!r}."
+            f"batch, got {describe(loss)}."
         )
     grads = jax.grad(loss, allow_int=True)(params, batch)
     scores = jax.tree.map(
@@ -435,7 +437,8 @@ def custom(fn: Callable[..., Tree], *, grads: bool = False) -> Criterion:
     """
     if not callable(fn):
         raise ValueError(
-            f"`custom(fn)` must be a function of a tree to a tree, got {fn!r}."
+            f"`custom(fn)` must be a function of a tree to a tree, got "
+            f"{describe(fn)}."
         )
     call = "custom(fn, grads=True)" if grads else "custom(fn)"
     if not _takes(fn, 1 + grads):

@@ -615,7 +615,7 @@ REFUSED = {
     ),
     "floating masks": (
         lambda p: jprune.compact(fine, p, X, masks={"w": jnp.ones((4, 8))}),
-        r"`compact\(masks=...\)`: the mask 'w' must be bool, got float64",
+        r"`compact\(masks=...\)`: the mask of 'w' must be bool, got float64",
     ),
     "a shape certified": (
         lambda p: jprune.compact(fine, p, X).certify(SHAPE),

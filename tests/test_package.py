@@ -28,7 +28,8 @@ FAMILIES = [
 ]
 
 LAYERS = [
-    ("_typing", "_trees", "_checks", "_counts", "_layout", "_calls", "_tables"),
+    ("_typing", "_trees", "_paths", "_describe", "_checks", "_where"),
+    ("_counts", "_layout", "_calls", "_tables"),
     ("_plan", "_pooling"),
     ("_ranking",),
     ("masks",),

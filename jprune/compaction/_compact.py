@@ -18,15 +18,14 @@ from jprune.compaction import _small_control as _small_control
 from jprune.compaction import _small_joins as _small_joins
 from jprune.compaction import _small_rules as _small_rules
 from jprune.compaction._certificate import Certificate, measure
-from jprune.compaction._checks import check_call, check_mask
+from jprune.compaction._checks import check_call
 from jprune.compaction._dead import find_dead
 from jprune.compaction._graph import pools_of, traced
 from jprune.compaction._known import Array, Stored
-from jprune.compaction._paths import ends, names_of
 from jprune.compaction._plan import LeafPlan, Plan, cut, in_jax, kept_of
 from jprune.compaction._rewrite import Rewrite, Small, Unsupported, dense, tidy
 from jprune.compaction._trace import Trace
-from jprune.masks import apply_masks
+from jprune.masks import align_masks, apply_masks
 
 
 @dataclass(frozen=True, repr=False)
@@ -134,8 +133,8 @@ def compact(
       fn: Any function of parameters and arrays, as for :func:`trace_units`.
       params: All that may be sliced, concrete.
       *args: Further arguments, arrays or shapes.
-      masks: Applied first; they may cover a part of ``params``. Paths are
-        matched from their ends, so masks of ``variables["params"]`` serve for
+      masks: Applied first, as by :func:`jprune.apply_masks`; they may cover a
+        part of ``params``: masks of ``variables["params"]`` serve for
         ``variables``.
 
     Returns:
@@ -146,7 +145,7 @@ def compact(
 
     Raises:
       ValueError: ``fn`` is no function, a parameter or argument no array, a
-        parameter has no values (under ``jit``), or masks fit no parameter.
+        parameter has no values (under ``jit``), or a mask fits no parameter.
 
     The result is the masked model up to rounding, for finite activations.
 
@@ -300,35 +299,17 @@ def host(params: Tree, masks: Masks | None) -> list[Stored]:
 
 def fitted(params: Tree, masks: Masks) -> Masks:
     """Masks that mirror ``params``, from masks of a part of it."""
-    call = "`compact(masks=...)`"
+    aligned = align_masks("`compact(masks=...)`", params, masks)
     leaves = leaves_with_path(params)
-    paths = ends(path_name(path) for path, _ in leaves)
-    found: list[Any] = [None] * len(leaves)
-    for path, mask in leaves_with_path(masks):
-        if is_hole(mask):
-            continue
-        i = paths.get(names_of(path))
-        if i is None:
-            raise ValueError(
-                f"{call}: the mask {path_name(path)!r} fits no parameter, or "
-                "several."
-            )
-        check_mask(call, path_name(path), mask)
-        shape = np.shape(leaves[i][1])
-        if np.shape(mask) != shape:
-            mask = _broadcast(call, path_name(path), mask, shape)
-        found[i] = mask
-    return rebuild(params, found)
-
-
-def _broadcast(call: str, name: str, mask: Any, shape: Any) -> Any:
-    try:
-        return np.broadcast_to(np.asarray(mask), shape)  # no copy
-    except ValueError:
-        raise ValueError(
-            f"{call}: the mask of {name!r} has shape {np.shape(mask)}, which "
-            f"does not broadcast to the parameter's {shape}."
-        ) from None
+    return rebuild(
+        params,
+        [
+            None
+            if mask is None
+            else np.broadcast_to(np.asarray(mask), np.shape(x))  # no copy
+            for (_, x), mask in zip(leaves, aligned, strict=True)
+        ],
+    )
 
 
 def _masked(params: Tree, masks: Masks | None) -> Tree:

@@ -10,7 +10,13 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jax.tree_util import KeyPath, SequenceKey
 
-from jprune._trees import is_hole, leaves_with_path, path_name, rebuild
+from jprune._trees import (
+    is_hole,
+    leaves_with_path,
+    path_name,
+    rebuild,
+    unique_names,
+)
 from jprune._typing import Masks, Tree
 from jprune.compaction._known import Array
 from jprune.compaction._paths import ends, partner
@@ -89,14 +95,16 @@ class Plan(NamedTuple):
         mask_of = {} if masks is None else dict(leaves_with_path(masks))
         planned = {leaf.path: leaf for leaf in self.leaves}
         found = []
-        for path, x in leaves_with_path(params):
+        leaves = leaves_with_path(params)
+        names = unique_names([path for path, _ in leaves])
+        for name, (path, x) in zip(names, leaves, strict=True):
             if is_hole(x):
                 found.append(x)
                 continue
-            leaf = planned.pop(path_name(path), None)
+            leaf = planned.pop(name, None)
             if leaf is None:
                 raise ValueError(
-                    f"{call}: the plan knows no parameter {path_name(path)!r}; "
+                    f"{call}: the plan knows no parameter {name!r}; "
                     "it belongs to another architecture."
                 )
             if np.shape(x) != leaf.shape:

@@ -16,13 +16,14 @@ from jprune._checks import (
     check_params,
     check_sparsity,
     check_state,
-    check_where,
     is_traced,
 )
 from jprune._find import check_method, find
 from jprune._method import Method, kept_units
-from jprune._trees import is_hole, like
+from jprune._paths import like
+from jprune._trees import is_hole
 from jprune._typing import Masks, Sparsity, Tree, Where
+from jprune._where import check_where
 from jprune.allocations import Allocation, uniform
 from jprune.criteria import Criterion, magnitude
 from jprune.structures import Structure, unstructured
