@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jprune._calls import is_recorded
 from jprune._describe import describe
 from jprune._trees import is_floating, leaves_with_path, path_name
 from jprune._typing import Masks, Sparsity
@@ -146,7 +147,8 @@ def check_member(call: str, name: str, value: Any, kind: type) -> None:
     """Refuses what is not a ``kind``, first of all a factory left uncalled."""
     if isinstance(value, kind):
         return
-    if callable(value) and hasattr(value, "__name__"):
+    made = is_recorded(value)  # by some other factory: it was called
+    if callable(value) and hasattr(value, "__name__") and not made:
         raise ValueError(
             f"`{call}({name}=...)` got the function `{value.__name__}` itself; "
             f"call it: `{name}={value.__name__}(...)`."

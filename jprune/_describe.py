@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jprune._calls import is_recorded, short
 from jprune._trees import is_hole, leaves_with_path, unique_names
 
 _LONGEST = 80  # characters of what is written out
@@ -16,14 +17,16 @@ _WRITTEN = (*_PLAIN, dict, list, tuple)
 def describe(value: Any) -> str:
     """A number, a word or a few of them as they are, else a type.
 
-    >>> import numpy as np
+    >>> import jprune, numpy as np
     >>> describe({"a": np.ones((3, 4)), "b": {"c": np.ones(2)}})
     "a `dict` with the leaves 'a', 'b/c'"
-    >>> describe(np.ones((3, 4))), describe(.5), describe("a")
-    ('float64 of shape (3, 4)', '0.5', "'a'")
+    >>> describe(np.ones((3, 4))), describe(.5), describe(jprune.criteria.fisher())
+    ('float64 of shape (3, 4)', '0.5', '`fisher()`')
     """
     if isinstance(value, np.ndarray | np.generic | jax.Array):
         return _array(value)
+    if is_recorded(value):
+        return f"`{short(value)}`"
     if callable(value) and hasattr(value, "__qualname__"):
         kind = "class" if isinstance(value, type) else "function"
         return f"<{kind} {value.__qualname__}>"

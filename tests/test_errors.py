@@ -83,6 +83,14 @@ WHEN_MADE: list[tuple[str, Callable[[], Any]]] = [
         lambda: jprune.prune(0.5, allocation=allocations.uniform),
     ),
     (
+        "`find_masks(structure=...)` must be a `Structure`, got `fisher()`.",
+        lambda: jprune.find_masks(PARAMS, 0.5, structure=criteria.fisher()),
+    ),
+    (
+        "`prune(criterion=...)` must be a `Criterion`, got `soft_threshold(0.1)`.",
+        lambda: jprune.prune(0.5, criterion=projections.soft_threshold(0.1)),
+    ),
+    (
         "`prune(criterion=...)` must be a `Criterion`, got 'magnitude'. `jprune.criteria.magnitude()`?",
         lambda: jprune.prune(0.5, criterion="magnitude"),
     ),
@@ -95,7 +103,7 @@ WHEN_MADE: list[tuple[str, Callable[[], Any]]] = [
         lambda: jprune.prune(0.5, allocation="global"),
     ),
     (
-        "`prune(structure=...)` must be a `Structure`, got a `Criterion`",
+        "`prune(structure=...)` must be a `Structure`, got `magnitude()`",
         lambda: jprune.prune(0.5, structure=criteria.magnitude()),
     ),
     (
