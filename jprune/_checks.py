@@ -154,7 +154,7 @@ def check_member(call: str, name: str, value: Any, kind: type) -> None:
             f"call it: `{name}={value.__name__}(...)`."
         )
     raise ValueError(
-        f"`{call}({name}=...)` must be a `{kind.__name__}`, got "
+        f"`{call}({name}=...)` must be of type `{kind.__name__}`, got "
         f"{describe(value)}.{_did_you_mean(kind, value)}"
     )
 

@@ -83,27 +83,27 @@ WHEN_MADE: list[tuple[str, Callable[[], Any]]] = [
         lambda: jprune.prune(0.5, allocation=allocations.uniform),
     ),
     (
-        "`find_masks(structure=...)` must be a `Structure`, got `fisher()`.",
+        "`find_masks(structure=...)` must be of type `Structure`, got `fisher()`.",
         lambda: jprune.find_masks(PARAMS, 0.5, structure=criteria.fisher()),
     ),
     (
-        "`prune(criterion=...)` must be a `Criterion`, got `soft_threshold(0.1)`.",
+        "`prune(criterion=...)` must be of type `Criterion`, got `soft_threshold(0.1)`.",
         lambda: jprune.prune(0.5, criterion=projections.soft_threshold(0.1)),
     ),
     (
-        "`prune(criterion=...)` must be a `Criterion`, got 'magnitude'. `jprune.criteria.magnitude()`?",
+        "`prune(criterion=...)` must be of type `Criterion`, got 'magnitude'. `jprune.criteria.magnitude()`?",
         lambda: jprune.prune(0.5, criterion="magnitude"),
     ),
     (
-        "`prune(structure=...)` must be a `Structure`, got 'block'. `jprune.structures.block(...)`?",
+        "`prune(structure=...)` must be of type `Structure`, got 'block'. `jprune.structures.block(...)`?",
         lambda: jprune.prune(0.5, structure="block"),
     ),
     (
-        "`prune(allocation=...)` must be a `Allocation`, got 'global'. `jprune.allocations` has erdos_renyi, global_ranking, uniform",
+        "`prune(allocation=...)` must be of type `Allocation`, got 'global'. `jprune.allocations` has erdos_renyi, global_ranking, uniform",
         lambda: jprune.prune(0.5, allocation="global"),
     ),
     (
-        "`prune(structure=...)` must be a `Structure`, got `magnitude()`",
+        "`prune(structure=...)` must be of type `Structure`, got `magnitude()`",
         lambda: jprune.prune(0.5, structure=criteria.magnitude()),
     ),
     (
@@ -288,7 +288,7 @@ WHEN_MADE: list[tuple[str, Callable[[], Any]]] = [
         lambda: jprune.rewire(optax.sgd(0.1), 0.5, grow=criteria.gradient, stop=9),
     ),
     (
-        "`rewire(drop=...)` must be a `Criterion`, got 'smallest'",
+        "`rewire(drop=...)` must be of type `Criterion`, got 'smallest'",
         lambda: jprune.rigl(optax.sgd(0.1), 0.5, drop="smallest", stop=9),
     ),
     (
