@@ -1,5 +1,8 @@
 """Sphinx configuration."""
 
+import inspect
+from typing import Any
+
 import jprune
 
 project = "jprune"
@@ -23,3 +26,22 @@ autodoc_member_order = "bysource"
 html_theme = "furo"
 html_title = f"jprune {version}"
 nitpicky = False
+
+
+def show_defaults(
+    app: Any, what: str, name: str, thing: Any, *given: Any
+) -> tuple[str, str] | None:
+    """Signatures in which members are calls; Sphinx takes them for tuples."""
+    del app, name, given
+    if what != "function":
+        return None
+    signature = inspect.signature(thing)
+    bare = [
+        p.replace(annotation=p.empty) for p in signature.parameters.values()
+    ]
+    return str(inspect.Signature(bare)), ""
+
+
+def setup(app: Any) -> None:
+    """Called by Sphinx."""
+    app.connect("autodoc-process-signature", show_defaults)

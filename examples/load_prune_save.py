@@ -71,8 +71,8 @@ tx = optax.chain(optax.adamw(1e-3), jprune.keep_masks(masks))
 tuned = train(one_shot, tx, "fine-tuning")
 save(tuned, target)
 
-pruned = load_file(target)  # what a user of the file gets
-print(jprune.summarize(pruned, masks))
+pruned = load_file(target)  # what a user of the file gets: zeros, no masks
+print(jprune.summarize(pruned))
 print()
 rows = []
 for name, params, file in (

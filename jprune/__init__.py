@@ -12,6 +12,7 @@ from jprune import transforms as transforms
 from jprune._find import find_masks as find_masks
 from jprune._straight_through import straight_through as straight_through
 from jprune.compaction import compact as compact
+from jprune.compaction import compare as compare
 from jprune.compaction import trace_units as trace_units
 from jprune.compaction import units as units
 from jprune.masks import LeafSummary as LeafSummary
@@ -19,6 +20,7 @@ from jprune.masks import Summary as Summary
 from jprune.masks import apply_masks as apply_masks
 from jprune.masks import get_masks as get_masks
 from jprune.masks import measure_sparsity as measure_sparsity
+from jprune.masks import read_masks as read_masks
 from jprune.masks import summarize as summarize
 from jprune.transforms import ChainReport as ChainReport
 from jprune.transforms import KeepMasksState as KeepMasksState
@@ -50,6 +52,7 @@ __all__ = [
     "check_chain",
     "compact",
     "compaction",
+    "compare",
     "criteria",
     "find_masks",
     "get_masks",
@@ -60,6 +63,7 @@ __all__ = [
     "project_frobenius_ball",
     "projections",
     "prune",
+    "read_masks",
     "report",
     "rewire",
     "rigl",

@@ -103,6 +103,12 @@ def _inner(fn: Any) -> Any:
     return fn._fn if isinstance(fn, Part) else fn
 
 
+def is_recorded(x: Any) -> bool:
+    """Whether it is what a recorded factory returned, or one of its functions."""
+    fields = x if hasattr(x, "_fields") else (x,)
+    return any(isinstance(field, Part) for field in fields)
+
+
 def show(member: Any) -> str:
     """A ``NamedTuple`` as the call that made it, and what was replaced since."""
     fields = member._asdict()
@@ -135,7 +141,7 @@ class _Short(reprlib.Repr):
             return str(x)
         if hasattr(x, "shape") and hasattr(x, "dtype"):
             return f"{x.dtype}{list(x.shape)}"
-        if hasattr(x, "_fields") and any(isinstance(y, Part) for y in x):
+        if is_recorded(x):
             return show(x)
         if callable(x) and hasattr(x, "__name__"):
             return x.__name__

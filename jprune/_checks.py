@@ -3,30 +3,22 @@
 Values that are traced pass: they have no value yet.
 """
 
-import re
+import inspect
+import sys
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from jprune._trees import (
-    align,
-    is_array,
-    is_floating,
-    is_hole,
-    leaves_with_path,
-    path_name,
-    rebuild,
-)
-from jprune._typing import Masks, Sparsity, Tree, Where
+from jprune._calls import is_recorded
+from jprune._describe import describe
+from jprune._trees import is_floating, is_hole, leaves_with_path, path_name
+from jprune._typing import Masks, Sparsity, Tree
 from jprune._varying import computed_now
 
 LATE = 2**24
 """A count of updates by which schedules have ended."""
-
-_NEVER_PRUNED = ("bias", "scale", "mean", "var")
 
 
 def is_traced(value: Any) -> bool:
@@ -38,14 +30,15 @@ def check_number(call: str, value: Any) -> Any:
     """A concrete scalar as a Python number; a traced one as it is."""
     if is_traced(value):
         if value.ndim:
-            raise ValueError(f"{call} must be a scalar, got {value}.")
+            raise ValueError(f"{call} must be a scalar, got {describe(value)}.")
         return value
-    if isinstance(value, bool | str) or np.ndim(value) != 0:
-        raise ValueError(f"{call} must be a number, got {value!r}.")
+    found = f"{call} must be a number, got {describe(value)}."
+    if isinstance(value, bool | str) or getattr(value, "shape", ()) != ():
+        raise ValueError(found)
     try:
         return float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{call} must be a number, got {value!r}.") from None
+    except (OverflowError, TypeError, ValueError):
+        raise ValueError(found) from None
 
 
 def check_sparsity(
@@ -56,6 +49,7 @@ def check_sparsity(
     A schedule is asked for its value at a few counts, as int32 arrays. What it
     does elsewhere, or where it is traced, is not seen: see :func:`is_fraction`.
     """
+    _check_no_tree(call, name, sparsity)
     place = f"`{call}({name}=...)`"
     if not callable(sparsity):
         number = check_number(place, sparsity)
@@ -71,7 +65,8 @@ def check_sparsity(
                     break  # a table may end; training finds out if it does
                 raise ValueError(
                     f"{place} must be a number or a schedule (count -> number)"
-                    f"; calling {sparsity!r} with an int32 array failed: {error}"
+                    f"; calling {describe(sparsity)} with an int32 array "
+                    f"failed: {error}"
                 ) from error
             check_rate(call, value, count, name)
     return sparsity
@@ -110,12 +105,38 @@ def is_fraction(value: jax.Array) -> jax.Array:
     return (value >= -slack) & (value <= 1 + slack)
 
 
+def _check_no_tree(call: str, name: str, sparsity: Any) -> None:
+    """Refuses numbers for several layers."""
+    if callable(sparsity) or jax.tree_util.all_leaves([sparsity]):
+        return
+    if jax.tree.leaves(sparsity):
+        each = {
+            "find_masks": "call it once for each, with `where=` for the layer "
+            "and `masks=` for what was found before"
+        }
+        raise ValueError(
+            f"`{call}({name}=...)` must be one number, got "
+            f"{describe(sparsity)}. For layers with numbers of their own "
+            f"{each.get(call, 'use `optax.partition`')}."
+        )
+
+
+def check_order(call: str, params: Any, sparsity: Any) -> None:
+    """Refuses the parameters in the place of the sparsity."""
+    number = jax.tree_util.all_leaves([params]) and not np.ndim(params)
+    if number and any(map(np.ndim, jax.tree.leaves(sparsity))):
+        raise ValueError(
+            f"`{call}(params, sparsity)`: the parameters come first, got "
+            f"{describe(params)} and {describe(sparsity)}."
+        )
+
+
 def check_fixed(call: str, sparsity: Any) -> Any:
     """A sparsity that is no schedule."""
     if callable(sparsity):
         raise ValueError(
             f"`{call}(sparsity=...)` must be a number, got the schedule "
-            f"{sparsity!r}; schedules are for `prune`."
+            f"{describe(sparsity)}; schedules are for `prune`."
         )
     return check_sparsity(call, sparsity)
 
@@ -144,7 +165,9 @@ def check_count(call: str, count: Any) -> Any:
     """An int >= 0 or a traced integer scalar."""
     if is_traced(count):
         if count.ndim or not jnp.issubdtype(count.dtype, np.integer):
-            raise ValueError(f"{call} must be an integer, got {count}.")
+            raise ValueError(
+                f"{call} must be an integer, got {describe(count)}."
+            )
         return count
     number = check_number(call, count)
     if number < 0 or not number.is_integer():
@@ -170,14 +193,29 @@ def check_member(call: str, name: str, value: Any, kind: type) -> None:
     """Refuses what is not a ``kind``, first of all a factory left uncalled."""
     if isinstance(value, kind):
         return
-    if callable(value) and hasattr(value, "__name__"):
+    made = is_recorded(value)  # by some other factory: it was called
+    if callable(value) and hasattr(value, "__name__") and not made:
         raise ValueError(
             f"`{call}({name}=...)` got the function `{value.__name__}` itself; "
             f"call it: `{name}={value.__name__}(...)`."
         )
     raise ValueError(
-        f"`{call}({name}=...)` must be a `{kind.__name__}`, got {value!r}."
+        f"`{call}({name}=...)` must be of type `{kind.__name__}`, got "
+        f"{describe(value)}.{_did_you_mean(kind, value)}"
     )
+
+
+def _did_you_mean(kind: type, name: Any) -> str:
+    """The call that makes a member of a family, for those who wrote its name."""
+    if not isinstance(name, str):
+        return ""
+    family = sys.modules[kind.__module__]
+    factories = [word for word in family.__all__ if word.islower()]
+    if name not in factories:
+        return f" `{family.__name__}` has {', '.join(factories)}."
+    options = inspect.signature(getattr(family, name)).parameters.values()
+    needed = any(option.default is option.empty for option in options)
+    return f" `{family.__name__}.{name}({'...' * needed})`?"
 
 
 def check_params(call: str, params: Any) -> None:
@@ -261,90 +299,6 @@ def check_memory(call: str, init: Any, params: Tree, state: Any) -> None:
         jax.eval_shape(init, params),
         state,
     )
-
-
-def check_where(call: str, where: Where) -> None:
-    """Refuses a regular expression that does not compile."""
-    if isinstance(where, str):
-        try:
-            re.compile(where)
-        except re.error as error:
-            raise ValueError(
-                f"`{call}(where=...)`: the regular expression {where!r} does "
-                f"not compile: {error}."
-            ) from None
-
-
-def prunable(path: tuple[Any, ...], leaf: Any) -> bool:
-    """The default of pruning: kernels; not biases, norm scales, embeddings."""
-    own = path_name(path[-1:])
-    return (
-        is_floating(leaf)
-        and np.ndim(leaf) >= 2
-        and own not in _NEVER_PRUNED
-        and "embed" not in own.lower()
-    )
-
-
-def floating(path: tuple[Any, ...], leaf: Any) -> bool:
-    """The default of projections: every floating leaf."""
-    del path  # the formulas make no difference between W and b
-    return is_floating(leaf)
-
-
-def select(call: str, where: Where, params: Tree, default: Any) -> list[bool]:
-    """Which leaves are meant, one bool per leaf or hole of ``params``.
-
-    Args:
-      call: How the caller is named in errors.
-      where: The selection: a bool tree or prefix, a callable, or a regex.
-      params: The parameters.
-      default: ``(path, leaf) -> bool``, used where ``where`` is ``None``.
-
-    Raises:
-      ValueError: Nothing is selected, or something that is not real floating.
-    """
-    leaves = leaves_with_path(params)
-    if not jax.tree.leaves(params):
-        return [False] * len(leaves)
-    call = f"`{call}(where=...)`"
-    chosen: list[Any]
-    if where is None:
-        chosen = [default(path, leaf) for path, leaf in leaves]
-    elif isinstance(where, str):
-        chosen = [bool(re.search(where, path_name(p))) for p, _ in leaves]
-    else:
-        tree = where(params) if callable(where) else where
-        chosen = align(tree, params, call, prefix=True)
-    selected = []
-    for (path, leaf), choice in zip(leaves, chosen, strict=True):
-        if choice is not None and not isinstance(choice, bool | np.bool_):
-            raise ValueError(
-                f"{call}: the leaf {path_name(path)!r} must be True or False, "
-                f"got {choice!r}."
-            )
-        if choice and is_array(leaf):
-            check_floating(call, path, leaf)
-        selected.append(bool(choice) and is_array(leaf))
-    if not any(selected):
-        names = ", ".join(path_name(path) for path, _ in leaves[:8])
-        raise ValueError(
-            f"{call} selects no parameter, got {where!r}; "
-            f"the leaves are: {names}{', ...' if len(leaves) > 8 else ''}."
-        )
-    return selected
-
-
-def choose(call: str, where: Where, params: Tree, default: Any) -> Tree:
-    """``params`` with ``MaskedNode`` in place of what is not selected."""
-    selected = select(call, where, params, default)
-    leaves = [
-        leaf if pick or leaf is None else optax.MaskedNode()
-        for (_, leaf), pick in zip(
-            leaves_with_path(params), selected, strict=True
-        )
-    ]
-    return rebuild(params, leaves)
 
 
 def check_floating(call: str, path: tuple[Any, ...], leaf: Any) -> None:

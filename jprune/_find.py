@@ -21,15 +21,17 @@ from jprune._budget import Budget
 from jprune._checks import (
     check_alike,
     check_fixed,
-    check_where,
+    check_order,
     is_fraction,
     is_traced,
 )
 from jprune._method import Kept, Method, kept_units, unit_scores
+from jprune._paths import like
 from jprune._ranking import select_few
 from jprune._seeds import key_maker
-from jprune._trees import is_hole, like
+from jprune._trees import is_hole
 from jprune._typing import Masks, Tree, Where
+from jprune._where import check_where
 from jprune.allocations import Allocation, uniform
 from jprune.criteria import Criterion, magnitude
 from jprune.masks import full_masks
@@ -94,6 +96,7 @@ def find_masks(
     """
     method = Method("find_masks", criterion, structure, allocation)
     method.check()
+    check_order("find_masks", params, sparsity)
     sparsity = check_fixed("find_masks", sparsity)
     check_where("find_masks", where)
     if key is not None:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from jprune._describe import describe
 from jprune._trees import path_name
 
 Axis: TypeAlias = int | Sequence[int]
@@ -55,7 +56,7 @@ def check_axes(call: str, **axes: Any) -> dict[str, tuple[int, ...]]:
         except TypeError:
             raise ValueError(
                 f"`{call}({name}=...)` must be an int or a sequence of ints, "
-                f"got {axis!r}."
+                f"got {describe(axis)}."
             ) from None
     return checked
 

@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jprune._checks import check_member, choose, prunable
+from jprune._checks import check_member
+from jprune._paths import like
 from jprune._ranking import count_alike
-from jprune._trees import like, together, wide
+from jprune._trees import together, wide
 from jprune._typing import Masks, Tree, Where
+from jprune._where import choose, not_pruned
 from jprune.allocations import Allocation
 from jprune.criteria import Criterion
 from jprune.selection import count_kept
@@ -43,7 +45,7 @@ class Method(NamedTuple):
         """``params`` with holes in place of what is not pruned."""
         if self.structure.where is not None:
             where = self.structure.where
-        return choose(self.call, where, params, prunable)
+        return choose(self.call, where, params, not_pruned)
 
 
 def unit_scores(

@@ -1,10 +1,12 @@
-"""How jprune reads a tree: names of leaves, holes, boxes, and alignment.
+"""How jprune reads a tree: names of leaves, holes and boxes.
 
 A *hole* is a place without a parameter: ``None`` or ``optax.MaskedNode``. A
 *box* is Flax metadata around one array (``nnx.Variable``, Linen's
 ``Partitioned``); it is seen through.
 """
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -46,6 +48,19 @@ def path_name(path: KeyPath) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/") or "(root)"
 
 
+def unique_names(paths: Sequence[KeyPath]) -> list[str]:
+    """The same for many paths, in full where two are written alike.
+
+    ``{"a/b": ..., "a": {"b": ...}}`` has ``"['a']['b']"`` and ``"['a/b']"``.
+    """
+    names = [path_name(path) for path in paths]
+    times = Counter(names)
+    return [
+        name if times[name] == 1 else jax.tree_util.keystr(path)
+        for name, path in zip(names, paths, strict=True)
+    ]
+
+
 def leaves_with_path(tree: Tree) -> list[tuple[KeyPath, Any]]:
     """Leaves and holes of ``tree``, seen through boxes, with their paths."""
     return jax.tree_util.tree_flatten_with_path(unbox(tree), is_leaf=is_hole)[0]
@@ -68,11 +83,12 @@ def is_floating(leaf: Any) -> bool:
     dtype = getattr(leaf, "dtype", None)
     if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
         return False
-    return float(np.zeros((), dtype)) == 0.0
+    # float8_e8m0fnu, made for scales, has no 0: a masked weight would be NaN.
+    return not np.zeros((), dtype).astype(np.float32)
 
 
 def wide(x: Any) -> jax.Array:
-    """In float32 at least: 16-bit numbers underflow, overflow and round."""
+    """In float32 at least: small types underflow, overflow and round."""
     x = jnp.asarray(x)
     return x.astype(wide_dtype(x.dtype))
 
@@ -83,94 +99,19 @@ def wide_dtype(*dtypes: Any) -> Any:
     return np.dtype(np.float64 if wide else np.float32)
 
 
+def is_nonzero(leaf: Any) -> jax.Array:
+    """Where a real floating array is not exactly 0: -0 is 0, NaN is not.
+
+    Read off the bits: backends compare subnormal numbers as if they were 0.
+    """
+    x = wide(leaf)
+    bits = np.uint64 if x.dtype == np.float64 else np.uint32
+    return lax.bitcast_convert_type(x, bits) << np.array(1, bits) != 0
+
+
 def is_array(leaf: Any) -> bool:
     """True for what can be a parameter at all (not a function, say)."""
     return hasattr(leaf, "dtype") or isinstance(leaf, bool | int | float)
-
-
-def align(tree: Tree, params: Tree, call: str, *, prefix: bool) -> list[Any]:
-    """The leaf of ``tree`` that belongs to each leaf or hole of ``params``.
-
-    Trees are matched by path, so ``dict`` and ``FrozenDict``, boxed and plain
-    trees go together. What ``tree`` holds at a hole of ``params`` is dropped.
-
-    Args:
-      tree: The user's tree: masks, gradients, or a selection.
-      params: The parameters.
-      call: How the caller is named in errors.
-      prefix: Whether one leaf of ``tree`` may stand for a whole branch.
-
-    Returns:
-      One entry per leaf or hole of ``params``; ``None`` at holes.
-
-    Raises:
-      ValueError: A leaf of either has no partner; its path is named.
-    """
-    if not jax.tree.leaves(params):
-        return [None] * len(leaves_with_path(params))
-    given = dict(leaves_with_path(tree))
-
-    def partner(path: KeyPath) -> KeyPath | None:
-        for n in range(len(path) + 1):
-            start = path[:n]
-            if start in given and (
-                prefix or n == len(path) or is_hole(given[start])
-            ):
-                return start
-        return None
-
-    matched: set[KeyPath | None] = set()
-    holes: set[KeyPath] = set()
-    aligned: list[Any] = []
-    for path, leaf in leaves_with_path(params):
-        at = partner(path)
-        matched.add(at)
-        if is_hole(leaf):
-            holes.add(path)
-            aligned.append(None)
-        elif at is None:
-            raise ValueError(
-                f"{call}: the parameters have the leaf {path_name(path)!r}, "
-                "the given tree has not."
-            )
-        else:
-            aligned.append(given[at])
-    for path, leaf in given.items():
-        dropped = any(path[:n] in holes for n in range(len(path) + 1))
-        if path not in matched and not dropped and not is_hole(leaf):
-            raise ValueError(
-                f"{call}: the given tree has the leaf {path_name(path)!r}, "
-                "the parameters have not."
-            )
-    return aligned
-
-
-def like(params: Tree, tree: Tree, call: str, kind: str) -> Tree:
-    """``tree`` in the structure of ``params``, floats in its shapes.
-
-    Args:
-      params: The parameters; what ``tree`` holds at their holes is dropped.
-      tree: Numbers for every parameter: gradients or scores.
-      call: How the caller is named in errors.
-      kind: What one leaf of ``tree`` is called in errors.
-
-    Raises:
-      ValueError: A leaf is missing, too much, not floating or of another shape.
-    """
-    aligned = align(tree, params, call, prefix=False)
-    leaves = []
-    for (path, p), leaf in zip(leaves_with_path(params), aligned, strict=True):
-        if is_hole(p):
-            leaves.append(p)
-            continue
-        if not is_floating(leaf) or np.shape(leaf) != np.shape(p):
-            found = getattr(leaf, "dtype", type(leaf).__name__)
-            raise ValueError(
-                f"{call}: the {kind} of {path_name(path)!r} must be floating of "
-                f"shape {np.shape(p)}, got {found} of shape {np.shape(leaf)}."
-            )
-        leaves.append(leaf)
-    return rebuild(params, leaves)
 
 
 def together(numbers: list[jax.Array]) -> jax.Array:

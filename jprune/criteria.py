@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from jprune._calls import recorded, short, show
-from jprune._trees import is_floating, like, wide, wide_dtype
+from jprune._describe import describe
+from jprune._paths import like
+from jprune._trees import is_floating, wide, wide_dtype
 from jprune._typing import Tree
 
 __all__ = [
@@ -374,7 +376,7 @@ def snip(
     if not callable(loss):
         raise ValueError(
             "`snip(loss, params, batch)`: loss must be a function of params and "
-            f"batch, got {loss!r}."
+            f"batch, got {describe(loss)}."
         )
     grads = jax.grad(loss, allow_int=True)(params, batch)
     scores = jax.tree.map(
@@ -440,7 +442,8 @@ def custom(fn: Callable[..., Tree], *, grads: bool = False) -> Criterion:
     """
     if not callable(fn):
         raise ValueError(
-            f"`custom(fn)` must be a function of a tree to a tree, got {fn!r}."
+            f"`custom(fn)` must be a function of a tree to a tree, got "
+            f"{describe(fn)}."
         )
     call = "custom(fn, grads=True)" if grads else "custom(fn)"
     if not _takes(fn, 1 + grads):
@@ -449,7 +452,7 @@ def custom(fn: Callable[..., Tree], *, grads: bool = False) -> Criterion:
         hint = f"; `{other}` fits it" if _takes(fn, 2 - grads) else ""
         raise ValueError(
             f"`{call}` calls `fn` with {wanted}, which `{short(fn)}` does not "
-            f"take: its arguments are {inspect.signature(fn)}{hint}."
+            f"take: its arguments are {_arguments(fn)}{hint}."
         )
     takes_grads = grads
 
@@ -471,3 +474,11 @@ def _takes(fn: Callable[..., Any], number: int) -> bool:
     except ValueError:  # some functions written in C have no signature
         pass
     return True
+
+
+def _arguments(fn: Callable[..., Any]) -> inspect.Signature:
+    """The signature without types."""
+    parameters = inspect.signature(fn).parameters.values()
+    return inspect.Signature(
+        [p.replace(annotation=p.empty) for p in parameters]
+    )

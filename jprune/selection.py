@@ -18,6 +18,7 @@ import numpy as np
 from jprune import _counts
 from jprune._checks import check_floating, check_number, is_traced
 from jprune._counts import Count
+from jprune._describe import describe
 from jprune._divide import divide
 from jprune._kernels import (
     Leaf,
@@ -83,7 +84,8 @@ def _checked_k(k: Any, size: int) -> Count:
     if is_traced(k):
         if k.ndim or not jnp.issubdtype(k.dtype, jnp.integer):
             raise ValueError(
-                f"`top_k_mask(scores, k)`: k must be an integer scalar, got {k}."
+                f"`top_k_mask(scores, k)`: k must be an integer scalar, got "
+                f"{describe(k)}."
             )
         wanted = _counts.count_of(jnp.maximum(k, 0))
         most = _counts.count_of(size)

@@ -23,6 +23,7 @@ import numpy as np
 
 from jprune import _counts
 from jprune._calls import recorded, show
+from jprune._describe import describe
 from jprune._layout import (
     Axis,
     Layout,
@@ -147,7 +148,8 @@ def _check_size(call: str, name: str, size: Any, least: int = 1) -> int:
         number = least - 1
     if number < least or isinstance(size, bool):
         raise ValueError(
-            f"`{call}({name})` must be an integer >= {least}, got {size!r}."
+            f"`{call}({name})` must be an integer >= {least}, got "
+            f"{describe(size)}."
         )
     return number
 
@@ -260,7 +262,8 @@ def _tiles(
         if not own or (large and math.prod(shape)):  # nothing fits anywhere
             raise ValueError(
                 f"`{call}` does not fit into {path_name(path)!r}, whose window, "
-                f"in and out axes have the sizes {tuple(sizes)}."
+                f"in and out axes have the sizes {tuple(sizes)}; `where=` can "
+                "leave the leaf out."
             )
         rest = len(sizes) - len(tile)
         return Layout((batch, *groups), (1,) * rest + tile)
@@ -424,7 +427,8 @@ def n_m(
         if size % m:
             raise ValueError(
                 f"`n_m({n}, {m})`: the contracted axis of {path_name(path)!r} has "
-                f"{size} entries, which {m} does not divide."
+                f"{size} entries, which {m} does not divide; "
+                "`where=` can leave the leaf out."
             )
         # Only the contracted axes are merged: others stay as a mesh has them.
         rest = [(i,) for i in (*batch, *window, *outer)]

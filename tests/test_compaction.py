@@ -615,7 +615,7 @@ REFUSED = {
     ),
     "floating masks": (
         lambda p: jprune.compact(fine, p, X, masks={"w": jnp.ones((4, 8))}),
-        r"`compact\(masks=...\)`: the mask 'w' must be bool, got float64",
+        r"`compact\(masks=...\)`: the mask of 'w' must be bool, got float64",
     ),
     "a shape certified": (
         lambda p: jprune.compact(fine, p, X).certify(SHAPE),
@@ -852,3 +852,69 @@ def test_slots_with_axes_in_front_are_cut() -> None:
     for tx in (optax.adafactor(1e-3), optax.sm3(1e-3)):
         with pytest.raises(ValueError, match=r"take\(tree\).*can't be told"):
             small.take(tx.init(variables))
+
+
+def on_host(tree):
+    return jax.tree.map(lambda x: np.asarray(x, np.float32), tree)
+
+
+def test_numpy_parameters_become_arrays_of_jax():
+    """Of their own, in their dtypes, whether they are cut or not."""
+    params = on_host(kill(perceptron()))
+    small = jprune.compact(
+        fine, params, X.astype("f"), masks={"c": params["c"] > 9}
+    )
+    state = on_host(optax.adam(1e-3).init(params))
+    for tree in (small.params, small.take(params), small.take(state)):
+        for leaf in jax.tree.leaves(tree):
+            assert isinstance(leaf, jax.Array)
+            assert leaf.dtype == jnp.float32
+    assert sizes(small.params) == {
+        **{"w": (4, 5), "b": (8,), "v": (5, 3), "c": (3,)}
+    }
+    before = np.array(small.params["b"])
+    params["b"][:] = 7
+    np.testing.assert_array_equal(small.params["b"], before)
+    on_disk = small.plan.apply(params)  # plain data slices on the host
+    assert all(isinstance(x, np.ndarray) for x in on_disk.values())
+
+
+@pytest.mark.parametrize("name", ["constant into a bias", "incoming"])
+def test_what_jax_would_round_is_left_as_it_is(name):
+    """float64 without x64: no bit of what the user had is lost."""
+    params = jax.tree.map(np.asarray, kill(perceptron(), "w"))
+    params |= {"n": np.arange(3)}
+    masks = {"c": np.array([True, False, True])}
+    fn = REMOVED[name][0]
+    exact = jprune.compact(fn, params, X, masks=masks)
+    with jax.enable_x64(False):
+        x = X.astype("f")
+        small = jprune.compact(fn, params, x, masks=masks)
+        assert relative(small.certify(x)) < 1e-6
+        taken = small.take(params)
+    for tree in (small.params, taken):
+        for leaf in tree.values():
+            assert isinstance(leaf, np.ndarray)
+            assert leaf.dtype in (np.float64, np.int64)
+    for leaf, wanted in zip(
+        small.params.values(), exact.params.values(), strict=True
+    ):
+        assert leaf.shape == wanted.shape
+    np.testing.assert_array_equal(small.params["w"], exact.params["w"])
+
+
+def test_a_compact_model_prints_its_leaves_and_no_array():
+    params = kill(perceptron()) | {"count": jnp.array(7)}
+    small = jprune.compact(REMOVED["incoming"][0], params, X)
+    assert repr(small) == "Compact(68 -> 44 parameters)"
+    assert str(small).splitlines() == [
+        "leaf   shape       parameters",
+        "-----------------------------",
+        "b      8 -> 5          8 -> 5",
+        "c      3                    3",
+        "count  scalar               1",
+        "v      8x3 -> 5x3    24 -> 15",
+        "w      4x8 -> 4x5    32 -> 20",
+        "-----------------------------",
+        "total                68 -> 44",
+    ]

@@ -369,7 +369,7 @@ def saliency(params: Any, grads: Any) -> Any:
             saliency,
             False,
             "`custom(fn)` calls `fn` with params, which `saliency` does not "
-            "take: its arguments are (params: Any, grads: Any) -> Any; "
+            "take: its arguments are (params, grads); "
             "`custom(fn, grads=True)` fits it.",
         ),
         (

@@ -96,8 +96,44 @@ WHEN_MADE: list[tuple[str, Callable[[], Any]]] = [
         lambda: jprune.prune(0.5, allocation=allocations.uniform),
     ),
     (
-        "`prune(criterion=...)` must be a `Criterion`, got 'magnitude'",
+        "`find_masks(structure=...)` must be of type `Structure`, got `fisher()`.",
+        lambda: jprune.find_masks(PARAMS, 0.5, structure=criteria.fisher()),
+    ),
+    (
+        "`prune(criterion=...)` must be of type `Criterion`, got `soft_threshold(0.1)`.",
+        lambda: jprune.prune(0.5, criterion=projections.soft_threshold(0.1)),
+    ),
+    (
+        "`prune(criterion=...)` must be of type `Criterion`, got 'magnitude'. `jprune.criteria.magnitude()`?",
         lambda: jprune.prune(0.5, criterion="magnitude"),
+    ),
+    (
+        "`prune(structure=...)` must be of type `Structure`, got 'block'. `jprune.structures.block(...)`?",
+        lambda: jprune.prune(0.5, structure="block"),
+    ),
+    (
+        "`prune(allocation=...)` must be of type `Allocation`, got 'global'. `jprune.allocations` has erdos_renyi, global_ranking, uniform",
+        lambda: jprune.prune(0.5, allocation="global"),
+    ),
+    (
+        "`prune(structure=...)` must be of type `Structure`, got `magnitude()`",
+        lambda: jprune.prune(0.5, structure=criteria.magnitude()),
+    ),
+    (
+        "`find_masks(params, sparsity)`: the parameters come first, got 0.5 and a `dict` with the leaves 'a/bias', 'a/kernel'",
+        lambda: jprune.find_masks(0.5, PARAMS),
+    ),
+    (
+        "`find_masks(params, sparsity)`: the parameters come first, got 0.5 and float32 of shape (3, 4)",
+        lambda: jprune.find_masks(0.5, jnp.ones((3, 4))),
+    ),
+    (
+        "`prune(sparsity=...)` must be one number, got {'a': 0.5}. For layers with numbers of their own use `optax.partition`",
+        lambda: jprune.prune({"a": 0.5}),
+    ),
+    (
+        "`find_masks(sparsity=...)` must be one number, got {'a': 0.5}. For layers with numbers of their own call it once for each, with `where=`",
+        lambda: jprune.find_masks(PARAMS, {"a": 0.5}),
     ),
     (
         "`project(projection)` got the factory `frobenius_ball` itself; call it",
@@ -111,6 +147,38 @@ WHEN_MADE: list[tuple[str, Callable[[], Any]]] = [
     (
         "`project(where=...)`: the regular expression '(' does not compile",
         lambda: jprune.project(lambda tree: tree, where="("),
+    ),
+    (
+        "`prune(where=...)` got several names; write one regular expression: `where='a/kernel|b'`",
+        lambda: jprune.prune(0.5, where=["a/kernel", "b"]),
+    ),
+    (
+        "`prune(where=...)` got a compiled pattern; write `where='kernel$'`",
+        lambda: jprune.prune(0.5, where=re.compile("kernel$")),
+    ),
+    (
+        "`read_masks(where=...)`: the regular expression '(' does not compile",
+        lambda: jprune.read_masks(PARAMS, where="("),
+    ),
+    (
+        "`read_masks(where=...)` selects no parameter, got 'no_such'",
+        lambda: jprune.read_masks(PARAMS, where="no_such"),
+    ),
+    (
+        "What is exactly 0 in the parameters, `jprune.read_masks(params)` says",
+        lambda: jprune.get_masks(jprune.project(lambda tree: tree).init(PARAMS)),
+    ),
+    (
+        "`apply_masks(params, masks)`: the leaf 'w' must be a real floating array, got float8_e8m0fnu",
+        lambda: jprune.apply_masks({"w": jnp.ones(2, jnp.float8_e8m0fnu)}, {"w": True}),
+    ),
+    (
+        "`block((8, 8))` does not fit into 'a/kernel', whose window, in and out axes have the sizes (3, 4); `where=` can leave the leaf out",
+        lambda: jprune.find_masks(PARAMS, 0.5, structure=structures.block((8, 8))),
+    ),
+    (
+        "`n_m(2, 4)`: the contracted axis of 'a/kernel' has 3 entries, which 4 does not divide; `where=` can leave the leaf out",
+        lambda: jprune.find_masks(PARAMS, 0.5, structure=structures.n_m(2, 4)),
     ),
     (
         "`top_k_mask(scores, k)`: k must be an integer from 0 to 3, the number of scores, got 4",
@@ -185,12 +253,20 @@ WHEN_MADE: list[tuple[str, Callable[[], Any]]] = [
         lambda: jprune.apply_masks(PARAMS, wrong(jnp.ones((3, 4)))),
     ),
     (
-        "`apply_masks(params, masks)`: the parameters have the leaf 'a/bias', the given tree has not",
-        lambda: jprune.apply_masks(PARAMS, {"a": {"kernel": jnp.ones((3, 4), bool)}}),
+        "`apply_masks(params, masks)`: the mask 'b' fits no parameter",
+        lambda: jprune.apply_masks(PARAMS, {**MASKS, "b": jnp.ones(2, bool)}),
     ),
     (
-        "`apply_masks(params, masks)`: the given tree has the leaf 'b', the parameters have not",
-        lambda: jprune.apply_masks(PARAMS, {**MASKS, "b": jnp.ones(2, bool)}),
+        "`apply_masks(params, masks)`: the mask 'a' fits no parameter",
+        lambda: jprune.apply_masks(PARAMS, {"a": True}),
+    ),
+    (
+        "`apply_masks(params, masks)`: the mask '(root)' fits no parameter",
+        lambda: jprune.apply_masks(PARAMS, np.array(True)),
+    ),
+    (
+        "`straight_through(params, masks)`: the masks fit several branches of the parameters, 'one' and 'two'; give them with their whole paths",
+        lambda: jprune.straight_through({"one": PARAMS, "two": PARAMS}, MASKS),
     ),
     (
         "`find_masks(grads=...)`: the parameters have the leaf 'a/kernel'",
@@ -225,7 +301,7 @@ WHEN_MADE: list[tuple[str, Callable[[], Any]]] = [
         lambda: jprune.rewire(optax.sgd(0.1), 0.5, grow=criteria.gradient, stop=9),
     ),
     (
-        "`rewire(drop=...)` must be a `Criterion`, got 'smallest'",
+        "`rewire(drop=...)` must be of type `Criterion`, got 'smallest'",
         lambda: jprune.rigl(optax.sgd(0.1), 0.5, drop="smallest", stop=9),
     ),
     (
@@ -253,7 +329,7 @@ IN_INIT: list[tuple[str, Callable[[], Any], Any]] = [
         PARAMS,
     ),
     (
-        "`keep_masks(masks)`: the parameters have the leaf 'a/bias', the given tree has not",
+        "`keep_masks(masks)`: the mask 'b' fits no parameter",
         lambda: jprune.keep_masks({"b": jnp.ones(2, bool)}),
         PARAMS,
     ),
@@ -278,9 +354,24 @@ IN_INIT: list[tuple[str, Callable[[], Any], Any]] = [
         PARAMS,
     ),
     (
-        "`prune(where=...)` selects no parameter, got None",
+        "`prune(where=...)` selects no parameter, got None; the leaves are: 'bias' has fewer than two axes, 'c' is complex64, not floating, 'i' is int32, not floating, 'scale' is called 'scale'",
         lambda: jprune.prune(0.5),
-        {"bias": jnp.ones(3)},
+        {
+            "bias": jnp.ones(3),
+            "c": COMPLEX["a"]["kernel"],
+            "i": INTEGERS["a"]["kernel"],
+            "scale": jnp.ones((2, 2)),
+        },
+    ),
+    (
+        "is called once, with the whole tree of parameters, and fails: AttributeError: 'dict' object has no attribute 'ndim'. A rule for leaves is `lambda params: jax.tree.map(lambda leaf: ..., params)`",
+        lambda: jprune.prune(0.5, where=lambda leaf: leaf.ndim == 2),
+        PARAMS,
+    ),
+    (
+        "`prune(where=...)`: the leaf '0' must be True or False, got float32 of shape (3, 4)",
+        lambda: jprune.prune(0.5, where=[PARAMS["a"]["kernel"]]),
+        PARAMS,
     ),
     (
         "`prune(where=...)`: the leaf 'a/kernel' must be True or False, got 1",
@@ -344,6 +435,52 @@ def test_refused_in_init(
         tx.init(params)
     with pytest.raises(ValueError, match=re.escape(message)):
         jax.eval_shape(tx.init, params)
+
+
+def test_where_of_values_that_are_traced_is_refused() -> None:
+    def find(params: Any) -> Any:
+        large = jax.tree.map(lambda p: jnp.any(p > 2), params)
+        return jprune.find_masks(params, 0.5, where=large)
+
+    with pytest.raises(ValueError, match=r"'a/bias' must be.*got traced bool"):
+        jax.jit(find)(PARAMS)
+
+
+LOUD = {"w": jnp.full((3, 4), 123.456), "v": [jnp.full(3, 123.456)] * 50}
+WITH_ARRAYS: dict[str, Callable[[], Any]] = {
+    "sparsity": lambda: jprune.find_masks(LOUD, LOUD),
+    "one array": lambda: jprune.prune(LOUD["w"]),
+    "criterion": lambda: jprune.prune(0.5, criterion=LOUD),
+    "structure": lambda: jprune.prune(0.5, structure=LOUD["w"]),
+    "allocation": lambda: jprune.prune(0.5, allocation=(LOUD, LOUD)),
+    "where": lambda: jprune.find_masks(LOUD, 0.5, where=LOUD),
+    "where of arrays": lambda: jprune.find_masks(LOUD, 0.5, where=[LOUD["w"]]),
+    "every": lambda: jprune.prune(0.5, every=LOUD),
+    "masks": lambda: jprune.apply_masks(LOUD, LOUD),
+    "tx": lambda: jprune.with_gradients(LOUD),
+    "tx of check_chain": lambda: jprune.check_chain(LOUD, LOUD),
+    "inner": lambda: jprune.rigl(LOUD, 0.5, stop=9),
+    "projection": lambda: jprune.project(LOUD),
+    "radius": lambda: jprune.project_frobenius_ball(LOUD),
+    "per": lambda: jprune.project_frobenius_ball(1.0, per=[LOUD]),
+    "k": lambda: selection.top_k_mask(LOUD["w"], LOUD),
+    "loss": lambda: criteria.snip(LOUD, lambda p, b: 0.0, None),
+    "custom": lambda: criteria.custom(LOUD),
+    "size": lambda: structures.group(LOUD),
+    "axis": lambda: structures.fan_in(in_axis=LOUD),
+    "decay": lambda: jprune.straight_through(LOUD, None, decay=LOUD),
+    "state": lambda: jprune.get_masks(optax.adam(0.1).init(LOUD)),
+    "fn": lambda: jprune.compact(LOUD, LOUD),
+    "graph": lambda: jprune.units(LOUD),
+}
+
+
+@pytest.mark.parametrize("name", WITH_ARRAYS)
+def test_errors_print_no_arrays(name: str) -> None:
+    with pytest.raises(ValueError, match="`") as error:
+        WITH_ARRAYS[name]()
+    assert "123.4" not in str(error.value)
+    assert len(str(error.value)) < 400
 
 
 @pytest.mark.parametrize(

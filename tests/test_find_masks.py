@@ -3,6 +3,8 @@
 "torch" is ``torch.nn.utils.prune`` 2.13; the numbers were made with it.
 """
 
+import dataclasses
+import functools
 from fractions import Fraction
 from typing import Any
 
@@ -395,3 +397,51 @@ def test_a_seed_may_be_an_array() -> None:
         for key in (jnp.uint32(3), 3)
     )
     np.testing.assert_array_equal(found, wanted)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Layer:
+    """A module as Equinox has them: a tree that can be called."""
+
+    kernel: Any
+    bias: Any
+
+    def __call__(self, x: Any) -> Any:
+        raise AssertionError("a tree of bools is not called")
+
+
+@pytest.mark.parametrize("true", [np.True_, np.array(True), jnp.array(True)])
+def test_where_may_be_a_tree_that_can_be_called(true: Any) -> None:
+    params = Layer(jnp.arange(6.0).reshape(2, 3), jnp.ones(4))
+    masks = jprune.find_masks(params, 0.5, where=Layer(true, ~true))
+    assert zeros_of(masks.kernel) == [0, 1, 2]
+    assert masks.bias == optax.MaskedNode()
+    masks = jprune.find_masks(params, 0.5, where=Layer(None, true))
+    assert zeros_of(masks.bias) == [2, 3]
+    tx = jprune.prune(0.5, where=jax.tree.map(lambda p: p.ndim == 2, params))
+    assert tx.init(params).masks.bias == optax.MaskedNode()
+
+
+def test_where_may_be_a_function_with_arguments_bound() -> None:
+    def large(size: Any, params: Any) -> Any:
+        return jax.tree.map(lambda p: p.size > size, params)
+
+    params = {"a": jnp.ones((2, 2)), "b": jnp.ones((3, 3))}
+    for bind in (functools.partial, jax.tree_util.Partial):
+        masks = jprune.find_masks(params, 0.5, where=bind(large, 4))
+        assert masks["a"] == optax.MaskedNode()
+        assert masks["b"].shape == (3, 3)
+
+
+def test_where_goes_by_the_names_along_a_path() -> None:
+    params = Layer(jnp.ones((2, 2)), jnp.ones(4))
+    where = {"kernel": False, "bias": True}
+    assert zeros_of(jprune.find_masks(params, 0.5, where=where).bias) == [2, 3]
+    masks = jprune.find_masks(dict(vars(params)), 0.5, where=Layer(True, False))
+    assert masks["bias"] == optax.MaskedNode()
+    both = {"a/b": jnp.ones((2, 2)), "a": {"b": jnp.ones((2, 2))}}
+    where_both: Any = {"a/b": True, "a": {"b": False}}
+    assert jprune.find_masks(both, 0.5, where=where_both)["a"]["b"] == (
+        optax.MaskedNode()
+    )

@@ -64,6 +64,66 @@ def test_nnx_boxes_are_seen_through() -> None:
     assert int(jnp.sum(model.second.kernel[...] == 0)) == 4
 
 
+def test_masks_in_the_state_that_nnx_makes_of_an_optimizer() -> None:
+    model = Net(nnx.Rngs(0))
+    tx = optax.chain(optax.adam(1e-2), jprune.prune(0.5))
+    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+    train_step(model, optimizer, jnp.ones((5, 3)))
+    wanted = jprune.get_masks(optimizer)
+    state = nnx.state(optimizer)
+    for held in (state, nnx.to_pure_dict(state), nnx.split(optimizer)[1]):
+        masks = jprune.get_masks(held)
+        assert float(jprune.measure_sparsity(masks)) == 0.5
+        params = nnx.state(model, nnx.Param)
+        ones = jax.tree.map(jnp.ones_like, params)
+        chex.assert_trees_all_equal(
+            jprune.apply_masks(ones, masks), jprune.apply_masks(ones, wanted)
+        )
+    with pytest.raises(ValueError, match="no pruner"):
+        jprune.get_masks({"masks": {"kernel": jnp.ones((2, 2))}})
+
+
+def test_masks_of_the_parameters_of_linen_variables() -> None:
+    class Normed(linen.Module):
+        @linen.compact
+        def __call__(self, x: jax.Array) -> jax.Array:
+            x = linen.BatchNorm(use_running_average=True)(linen.Dense(4)(x))
+            return linen.Dense(2)(x)
+
+    variables = Normed().init(jax.random.key(0), jnp.ones((1, 3)))
+    masks = jprune.find_masks(variables["params"], 0.5)
+    pruned = jprune.apply_masks(variables, masks)
+    chex.assert_trees_all_equal(
+        pruned["params"], jprune.apply_masks(variables["params"], masks)
+    )
+    chex.assert_trees_all_equal(pruned["batch_stats"], variables["batch_stats"])
+
+
+def test_masks_of_a_dict_for_a_dataclass_and_back() -> None:
+    layer = Layer(jnp.ones((2, 2)), jnp.ones(2))
+    masks: Any = {"kernel": jnp.eye(2, dtype=bool), "bias": None}
+    pruned = jprune.apply_masks(layer, masks)
+    np.testing.assert_array_equal(pruned.kernel, jnp.eye(2))
+    back = jprune.apply_masks(
+        vars(layer), Layer(masks["kernel"], optax.MaskedNode())
+    )
+    np.testing.assert_array_equal(back["kernel"], jnp.eye(2))
+    with pytest.raises(ValueError, match="'kernl' fits no parameter"):
+        jprune.apply_masks(layer, {"kernl": masks["kernel"]})
+
+
+def test_read_masks_sees_through_boxes() -> None:
+    model = Net(nnx.Rngs(0))
+    model.first.kernel[...] = jnp.eye(3, 4)
+    boxed = nnx.state(model, nnx.Param)
+    masks = jprune.read_masks(boxed)
+    chex.assert_trees_all_equal_structs(jprune.apply_masks(boxed, masks), boxed)
+    (kept, dense) = (m for m in jax.tree.leaves(masks))
+    np.testing.assert_array_equal(kept, jnp.eye(3, 4))
+    assert dense.all()
+    assert jprune.summarize(boxed).kept == 3 + 4 + 8 + 2
+
+
 def test_linen_train_state() -> None:
     model = MLP((5, 2))
     params = model.init(jax.random.key(0), jnp.ones((1, 3)))["params"]
@@ -120,8 +180,8 @@ def test_nnx_optimizer_rewires() -> None:
 
 @flax.struct.dataclass
 class Layer:
-    kernel: jax.Array
-    bias: jax.Array
+    kernel: Any
+    bias: Any
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Masks applied, found in states, measured and printed."""
 
+import collections
+from functools import partial
 from typing import Any
 
 import jax
@@ -70,6 +72,148 @@ def test_a_hole_stands_for_a_branch() -> None:
     np.testing.assert_array_equal(got["two"]["a"], [[0, -4], [3, 0]])
 
 
+VARIABLES = {
+    "params": {"one": {"w": PARAMS["a"]}, "two": {"w": PARAMS["b"]}},
+    "stats": {"one": {"mean": PARAMS["bias"]}},
+}
+OF_PARAMS = {"one": {"w": MASKS["a"]}, "two": {"w": MASKS["b"]}}
+
+
+@pytest.mark.parametrize(
+    "masks",
+    [
+        OF_PARAMS,
+        {"params": OF_PARAMS},
+        {"params": OF_PARAMS, "stats": None},
+        {"two": OF_PARAMS["two"], "one": {"w": MASKS["a"], "bias": None}},
+    ],
+)
+def test_masks_of_a_part(masks: Any) -> None:
+    pruned = {
+        "params": {
+            "one": {"w": jnp.where(MASKS["a"], PARAMS["a"], 0)},
+            "two": {"w": jnp.where(MASKS["b"], PARAMS["b"], 0)},
+        },
+        "stats": VARIABLES["stats"],
+    }
+
+    def check(got: Any, wanted: Any) -> None:
+        jax.tree.map(np.testing.assert_array_equal, got, wanted)
+
+    check(jprune.apply_masks(VARIABLES, masks), pruned)
+    check(jprune.straight_through(VARIABLES, masks), pruned)
+    assert jprune.summarize(VARIABLES, masks).kept == 2 + 3 + 2
+    state = jprune.keep_masks(masks).init(VARIABLES)
+    updates = jax.tree.map(jnp.zeros_like, VARIABLES)
+    updates, _ = jprune.keep_masks(masks).update(updates, state, VARIABLES)
+    check(optax.apply_updates(VARIABLES, updates), pruned)
+    assert state.masks["stats"]["one"]["mean"] == optax.MaskedNode()
+    more = jprune.find_masks(VARIABLES, 0.5, where="two", masks=masks)
+    check(more["params"]["one"], OF_PARAMS["one"])
+
+
+def test_masks_of_one_leaf_of_a_branch() -> None:
+    masks = {"two": {"w": MASKS["b"]}}
+    got = jprune.apply_masks(VARIABLES, masks)
+    assert got["params"]["one"]["w"] is PARAMS["a"]
+    assert int((got["params"]["two"]["w"] != 0).sum()) == 3
+
+
+def test_the_whole_tree_goes_before_its_branches() -> None:
+    params = {"w": PARAMS["a"], "copy": {"w": PARAMS["a"]}}
+    got = jprune.apply_masks(params, {"w": MASKS["a"]})
+    assert got["copy"]["w"] is PARAMS["a"]
+    assert int((got["w"] == 0).sum()) == 2
+
+
+@pytest.mark.parametrize(
+    ("masks", "message"),
+    [
+        ({"w": MASKS["a"]}, "several branches.*'params/one' and 'params/two'"),
+        ({"one": {"v": MASKS["a"]}}, "'one/v' fits no parameter"),
+        ({**OF_PARAMS, "three": MASKS["a"]}, "'three' fits no parameter"),
+        ({"one": {"w": MASKS["a"], "mean": MASKS["bias"]}}, None),
+        (
+            {"one": {"w": MASKS["a"], "mean": np.ones(2, bool)}},
+            "several branches.*'params' and 'stats'",
+        ),
+        ({"one": MASKS["a"]}, "'one' fits no parameter"),
+    ],
+)
+def test_no_mask_is_left_over(masks: Any, message: str | None) -> None:
+    if message is None:  # a hole needs no place
+        jprune.apply_masks(VARIABLES, masks)
+        return
+    with pytest.raises(ValueError, match=f"`apply_masks.*{message}"):
+        jprune.apply_masks(VARIABLES, masks)
+
+
+COLLIDING: dict[str, Any] = {"a/b": PARAMS["a"], "a": {"b": 9.0 + PARAMS["a"]}}
+
+
+def test_names_that_collide_when_joined() -> None:
+    """``a/b`` is the name of both leaves; each has its own mask."""
+    first = {"a/b": MASKS["a"], "a": {"b": ~MASKS["a"]}}
+    masks = jprune.find_masks(COLLIDING, 0.5)
+    np.testing.assert_array_equal(masks["a/b"], MASKS["a"])
+    got = jprune.apply_masks(COLLIDING, first)
+    np.testing.assert_array_equal(got["a/b"] != 0, MASKS["a"])
+    np.testing.assert_array_equal(got["a"]["b"] != 0, ~MASKS["a"])
+    one = jprune.apply_masks(COLLIDING, {"a/b": MASKS["a"]})
+    assert one["a"]["b"] is COLLIDING["a"]["b"]
+    rows = jprune.summarize(COLLIDING, {"a/b": MASKS["a"]}).leaves
+    assert [(row.path, row.masked) for row in rows] == [
+        ("['a']['b']", False),
+        ("['a/b']", True),
+    ]
+    for tx in (
+        jprune.keep_masks(first),
+        jprune.prune(0.5),
+        jprune.rigl(optax.adam(0.1), 0.5, fraction=0.5, every=1),
+    ):
+        chain = optax.chain(optax.sgd(0.1), tx)
+        _, state = tx.update(COLLIDING, tx.init(COLLIDING), COLLIDING)
+        assert [int(m.sum()) for m in jax.tree.leaves(state.masks)] == [2, 2]
+        report = jprune.check_chain(chain, COLLIDING)
+        assert report.zeros_persist
+        assert report.pruned == 4
+    wrong = optax.chain(jprune.keep_masks(first), optax.adam(0.1))
+    report = jprune.check_chain(wrong, COLLIDING)
+    assert report.revived == {"['a']['b']": 2, "['a/b']": 2}
+
+
+def test_names_that_collide_in_compaction() -> None:
+    def fn(params: Any, x: Any) -> Any:
+        return jax.nn.relu(x @ params["a/b"]) @ params["a"]["b"]
+
+    params = {"a/b": jnp.ones((3, 4)), "a": {"b": jnp.ones((4, 5))}}
+    masks = {"a/b": jnp.arange(4) > 0}
+    x = jnp.ones((1, 3))
+    small = jprune.compact(fn, params, x, masks=masks)
+    shapes = {"a/b": (3, 3), "a": {"b": (3, 5)}}
+    assert jax.tree.map(jnp.shape, small.params) == shapes
+    assert small.certify(x).error == 0
+    plan = jprune.compaction.Plan.from_json(small.plan.to_json())
+    state = optax.adam(0.1).init(params)
+    for taken in (
+        plan.take(state)[0].mu,
+        plan.take(params),
+        plan.apply(params),
+    ):
+        assert jax.tree.map(jnp.shape, taken) == shapes
+    structure = jprune.units(jprune.trace_units(fn, params, x))
+    found = jprune.find_masks(params, 0.5, structure=structure)
+    assert [int(m.sum()) for m in jax.tree.leaves(found)] == [10, 6]
+
+
+def test_keys_of_different_kinds_that_are_called_alike() -> None:
+    """An OrderedDict may hold both 1 and "1": then the kinds count too."""
+    params = collections.OrderedDict([(1, PARAMS["a"]), ("1", PARAMS["b"])])
+    masks = collections.OrderedDict([(1, MASKS["a"]), ("1", MASKS["b"])])
+    got = jprune.apply_masks(params, masks)
+    assert [int((p != 0).sum()) for p in got.values()] == [2, 3]
+
+
 @pytest.mark.parametrize("shape", [(3,), (1, 3), (2, 1), (1, 1), ()])
 def test_masks_broadcast(shape: tuple[int, ...]) -> None:
     mask = np.arange(1, 1 + np.prod(shape, dtype=int)).reshape(shape) % 2 == 0
@@ -80,6 +224,91 @@ def test_masks_broadcast(shape: tuple[int, ...]) -> None:
     state = jprune.keep_masks({"b": mask}).init(params)
     assert state.masks["b"].shape == (2, 3)
     assert state.masks["b"].sum() == np.broadcast_to(mask, (2, 3)).sum()
+
+
+def test_masks_broadcast_under_strict_promotion() -> None:
+    params = {"w": PARAMS["b"].astype(jnp.bfloat16)}
+    masks = {"w": np.array([True, False, True])}
+    with (
+        jax.numpy_rank_promotion("raise"),
+        jax.numpy_dtype_promotion("strict"),
+    ):
+        for apply in (jprune.apply_masks, jprune.straight_through):
+            assert int((apply(params, masks)["w"] != 0).sum()) == 4
+        apply = partial(jprune.straight_through, decay=0.1)
+        total = lambda params: jnp.sum(apply(params, masks)["w"])
+        assert jax.grad(total)(params)["w"].dtype == jnp.bfloat16
+        full = jprune.keep_masks(masks).init(params).masks
+        assert float(jprune.measure_sparsity(full)) == pytest.approx(1 / 3)
+        assert jprune.summarize(params, masks).kept == 4
+        assert jprune.read_masks(params)["w"].all()
+        tx = jprune.keep_masks(masks)
+        jprune.get_masks(tx.update(params, tx.init(params), params)[1])
+
+
+FLOAT8 = [
+    name
+    for name in dir(jnp)
+    if name.startswith(("float8", "float4")) and name != "float8_e8m0fnu"
+]
+
+
+@pytest.mark.parametrize("name", FLOAT8)
+def test_leaves_of_eight_bits(name: str) -> None:
+    w = jnp.array([[1.0, 2.0], [0.0, -0.0]]).astype(getattr(jnp, name))
+    masks = {"w": jnp.array([[True, False], [True, True]])}
+    params = {"w": w}
+    for got in (
+        jprune.apply_masks(params, masks),
+        jprune.straight_through(params, masks),
+        jax.jit(partial(jprune.straight_through, decay=0.5))(params, masks),
+    ):
+        assert got["w"].dtype == w.dtype
+        numbers = np.asarray(got["w"], np.float32)
+        np.testing.assert_array_equal(numbers, [[1, 0], [0, 0]])
+    (row,) = jprune.summarize(params, masks).leaves
+    assert (row.dtype, row.kept, row.zeros) == (name, 3, 2)
+    assert jprune.read_masks(params, "w")["w"].tolist() == (
+        [[True, True], [False, False]]
+    )
+    assert jprune.keep_masks(masks).init(params).masks["w"].sum() == 3
+
+
+def test_what_has_no_zero_is_not_masked() -> None:
+    """In float8_e8m0fnu a masked weight would be NaN."""
+    params = {"scales": jnp.ones((2, 2), jnp.float8_e8m0fnu), "w": jnp.eye(2)}
+    masks = jprune.read_masks(params)
+    assert masks["scales"] == optax.MaskedNode()
+    assert jprune.summarize(params).zeros == 2
+    with pytest.raises(ValueError, match="'scales' must be a real floating"):
+        jprune.keep_masks({"scales": True}).init(params)
+
+
+TINY = {  # the smallest numbers above 0, which backends may take for 0
+    name: jnp.finfo(name).smallest_subnormal
+    for name in ("float16", "bfloat16", "float32", "float64")
+}
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_read_masks_reads_exact_zeros(name: str) -> None:
+    with jax.enable_x64(name == "float64"):
+        numbers = [0.0, -0.0, TINY[name], -TINY[name], np.nan, np.inf, 1.0]
+        w = jnp.asarray(np.array(numbers, name))
+        wanted = [False, False, True, True, True, True, True]
+        for read in (jprune.read_masks, jax.jit(jprune.read_masks)):
+            masks = read({"kernel": w[None], "bias": jnp.zeros(3)})
+            assert masks["kernel"].tolist() == [wanted]
+            assert masks["bias"] == optax.MaskedNode()
+        assert jprune.summarize({"kernel": w[None]}).zeros == 2
+        found = jprune.read_masks({"w": w}, where="w")
+        assert found["w"].tolist() == wanted
+
+
+def test_read_masks_of_what_was_pruned() -> None:
+    masks = jprune.find_masks(PARAMS, 0.5)
+    read = jprune.read_masks(jprune.apply_masks(PARAMS, masks))
+    assert_masks(read, masks)
 
 
 def sgd(pruner: Any) -> Any:
@@ -203,6 +432,22 @@ def test_summarize() -> None:
     assert summary.sparsity == pytest.approx(5 / 10)
     pruned = jprune.summarize(jprune.apply_masks(params, masks), masks)
     assert pruned.zeros == 5
+
+
+def test_summarize_without_masks() -> None:
+    params = {**PARAMS, "steps": jnp.array(0), "bias": jnp.array([0.0, 1.0])}
+    pruned = jprune.apply_masks(params, MASKS)
+    summary = jprune.summarize(pruned)
+    assert summary == jprune.summarize(pruned, jprune.read_masks(pruned))
+    rows = {leaf.path: leaf for leaf in summary.leaves}
+    assert (rows["a"].kept, rows["a"].zeros, rows["a"].masked) == (2, 2, True)
+    assert (rows["bias"].kept, rows["bias"].zeros) == (2, 1)
+    assert summary.sparsity == pytest.approx(5 / 10)
+    lines = str(summary).splitlines()
+    assert lines[2].split()[-4:] == ["4", "2", "50.0%", "2"]
+    assert lines[4].split()[-4:] == ["2", "2", "-", "1"]
+    nothing = jprune.summarize({"bias": jnp.zeros(2), "steps": jnp.array(0)})
+    assert (nothing.kept, nothing.zeros, nothing.sparsity) == (3, 3, 0)
 
 
 def test_summary_prints_a_table() -> None:

@@ -28,7 +28,9 @@ FAMILIES = [
 ]
 
 LAYERS = [
-    ("_typing", "_trees", "_checks", "_counts", "_layout"),
+    ("_typing", "_calls", "_tables", "_trees", "_paths", "_describe"),
+    ("_checks", "_where"),
+    ("_counts", "_layout"),
     ("_plan", "_pooling"),
     ("_ranking",),
     ("masks",),

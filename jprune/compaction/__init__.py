@@ -1,6 +1,7 @@
 """Really smaller: units, and models without the dead ones."""
 
-from jprune.compaction._compact import Certificate as Certificate
+from jprune.compaction._certificate import Certificate as Certificate
+from jprune.compaction._certificate import compare as compare
 from jprune.compaction._compact import Compact as Compact
 from jprune.compaction._compact import compact as compact
 from jprune.compaction._graph import Frozen as Frozen
@@ -22,6 +23,7 @@ __all__ = [
     "Pool",
     "Product",
     "compact",
+    "compare",
     "trace_units",
     "units",
 ]

@@ -4,9 +4,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jprune._checks import is_traced
+from jprune._describe import describe
 from jprune._trees import is_hole, leaves_with_path, path_name
 from jprune._typing import Tree
 
@@ -17,7 +17,8 @@ def check_call(
     """Refuses what can't be traced and, where parameters are read, shapes."""
     if not callable(fn):
         raise ValueError(
-            f"`{call}(fn, params, *args)`: fn must be a function, got {fn!r}."
+            f"`{call}(fn, params, *args)`: fn must be a function, got "
+            f"{describe(fn)}."
         )
     for path, x in leaves_with_path(params):
         place = (
@@ -42,8 +43,8 @@ def _check_array(place: str, x: Any) -> None:
         jnp.result_type(x)
     except TypeError:
         raise ValueError(
-            f"{place} must be an array, a shape or a number, got {x!r}; what is "
-            "fixed goes into the function, by `functools.partial` say."
+            f"{place} must be an array, a shape or a number, got "
+            f"{describe(x)}; what is fixed goes into the function, by `functools.partial` say."
         ) from None
 
 
@@ -52,14 +53,12 @@ def check_concrete(place: str, x: Any) -> None:
     if is_traced(x) or isinstance(x, jax.ShapeDtypeStruct):
         kind = "a traced value" if is_traced(x) else "a shape"
         raise ValueError(
-            f"{place} must have values, got {kind}: {x}; call it outside `jit`."
+            f"{place} must have values, got {kind}; call it outside `jit`."
         )
 
 
-def check_mask(call: str, name: str, mask: Any) -> None:
-    """Refuses masks that are not bool."""
-    dtype = getattr(mask, "dtype", None) or np.asarray(mask).dtype
-    if dtype != np.dtype(bool):
-        raise ValueError(
-            f"{call}: the mask {name!r} must be bool, got {dtype}."
-        )
+def check_values(call: str, args: tuple[Any, ...]) -> None:
+    """Refuses arguments that have no values yet."""
+    for i, arg in enumerate(args):
+        for path, x in leaves_with_path(arg):
+            check_concrete(f"`{call}`: args[{i}], {path_name(path)!r},", x)

@@ -1,48 +1,39 @@
 """Dead units removed from any function, and the proof that nothing changed."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jprune._tables import shape_name, table
 from jprune._trees import is_hole, leaves_with_path, path_name, rebuild
 from jprune._typing import Masks, Tree
 from jprune.compaction import _small_control as _small_control
 from jprune.compaction import _small_joins as _small_joins
 from jprune.compaction import _small_rules as _small_rules
-from jprune.compaction._checks import check_call, check_concrete, check_mask
+from jprune.compaction._certificate import Certificate, measure
+from jprune.compaction._checks import check_call
 from jprune.compaction._dead import find_dead
 from jprune.compaction._graph import pools_of, traced
 from jprune.compaction._known import Array, Stored
-from jprune.compaction._paths import ends, names_of
-from jprune.compaction._plan import LeafPlan, Plan, cut, kept_of
+from jprune.compaction._plan import LeafPlan, Plan, cut, in_jax, kept_of
 from jprune.compaction._rewrite import Rewrite, Small, Unsupported, dense, tidy
 from jprune.compaction._trace import Trace
-from jprune.masks import apply_masks
+from jprune.masks import align_masks, apply_masks
 
 
-class Certificate(NamedTuple):
-    """What :meth:`Compact.certify` measured."""
-
-    error: float  # largest absolute difference of any output
-    scale: float  # largest absolute output of the masked model
-    cases: int  # how many inputs were compared
-
-    def __str__(self) -> str:
-        return (
-            f"largest error {self.error:.3g} of outputs up to {self.scale:.3g}, "
-            f"{self.cases} inputs"
-        )
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Compact:
-    """A smaller model that computes the same: see :func:`compact`."""
+    """A smaller model that computes the same: see :func:`compact`.
+
+    It prints as a table of the leaves, before and after.
+    """
 
     params: Tree  #: The same tree with smaller leaves.
     plan: Plan  #: What was kept, as plain data.
@@ -66,8 +57,11 @@ class Compact:
         return jax.jit(smaller(self._fn, shapes, self.plan))
 
     def take(self, tree: Tree) -> Tree:
-        """:meth:`Plan.take`: optimizer states, averages and gradients."""
-        return self.plan.take(tree)
+        """:meth:`Plan.take`: optimizer states, averages and gradients.
+
+        NumPy arrays become arrays of JAX, as the parameters do.
+        """
+        return jax.tree.map(in_jax, self.plan.take(tree))
 
     def certify(self, *args: Any, seeds: int = 3) -> Certificate:
         """Runs the masked and the smaller model side by side.
@@ -78,29 +72,50 @@ class Compact:
             for floats, the observed range for integers.
 
         Returns:
-          A :class:`Certificate` with the largest difference.
+          A :class:`Certificate` with the largest difference. Where either
+          model gives NaN or inf on ``args``, or the smaller one where the masked
+          one does not, the error is inf. Random inputs on which the masked model
+          is not finite are counted as ``skipped``.
 
         Raises:
           ValueError: An argument has no values.
         """
-        for i, arg in enumerate(args):
-            for path, x in leaves_with_path(arg):
-                name = f"args[{i}], {path_name(path)!r},"
-                check_concrete(f"`certify(*args)`: {name}", x)
         masked = jax.jit(self._fn)
         before = _masked(self._dense, self._masks)
-        cases = [args] + [_random_like(args, seed) for seed in range(seeds)]
-        error = scale = 0.0
-        for case in cases:
-            wanted = jax.tree.leaves(masked(before, *case))
-            found = jax.tree.leaves(self.fn(self.params, *case))
-            for a, b in zip(wanted, found, strict=True):
-                if jnp.issubdtype(a.dtype, jax.dtypes.extended):
-                    a, b = map(jax.random.key_data, (a, b))
-                a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-                error = max(error, float(np.abs(a - b).max(initial=0)))
-                scale = max(scale, float(np.abs(a).max(initial=0)))
-        return Certificate(error, scale, len(cases))
+        return measure(
+            "certify(*args)",
+            lambda *x: masked(before, *x),
+            lambda *x: self.fn(self.params, *x),
+            args,
+            seeds,
+        )
+
+    def __repr__(self) -> str:
+        return f"Compact({_parameters(self.plan.leaves)} parameters)"
+
+    def __str__(self) -> str:
+        leaves = self.plan.leaves
+        rows = [("leaf", "shape", "parameters")]
+        rows += [
+            (
+                leaf.path,
+                _change(shape_name(leaf.shape), shape_name(leaf.smaller)),
+                _parameters([leaf]),
+            )
+            for leaf in leaves
+        ]
+        return table([*rows, ("total", "", _parameters(leaves))], left=2)
+
+
+def _parameters(leaves: Sequence[LeafPlan]) -> str:
+    """How many parameters there were, and are."""
+    before = sum(math.prod(leaf.shape) for leaf in leaves)
+    after = sum(math.prod(leaf.smaller) for leaf in leaves)
+    return _change(f"{before:,}", f"{after:,}")
+
+
+def _change(before: str, after: str) -> str:
+    return before if before == after else f"{before} -> {after}"
 
 
 def compact(
@@ -118,17 +133,19 @@ def compact(
       fn: Any function of parameters and arrays, as for :func:`trace_units`.
       params: All that may be sliced, concrete.
       *args: Further arguments, arrays or shapes.
-      masks: Applied first; they may cover a part of ``params``. Paths are
-        matched from their ends, so masks of ``variables["params"]`` serve for
+      masks: Applied first, as by :func:`jprune.apply_masks`; they may cover a
+        part of ``params``: masks of ``variables["params"]`` serve for
         ``variables``.
 
     Returns:
       A :class:`Compact`: smaller ``params``, a ``fn`` for them, the ``plan``,
-      ``take`` for whatever mirrors the parameters, and ``certify``.
+      ``take`` for whatever mirrors the parameters, and ``certify``. NumPy
+      parameters become arrays of JAX, which are not copied at every call, but
+      for those of 64 bits without x64: JAX would round them.
 
     Raises:
       ValueError: ``fn`` is no function, a parameter or argument no array, a
-        parameter has no values (under ``jit``), or masks fit no parameter.
+        parameter has no values (under ``jit``), or a mask fits no parameter.
 
     The result is the masked model up to rounding, for finite activations.
 
@@ -140,6 +157,14 @@ def compact(
     >>> small = jprune.compact(fn, params, jnp.ones((1, 4)), masks=masks)
     >>> jax.tree.map(jnp.shape, small.params)
     {'b': (2,), 'v': (2, 3), 'w': (4, 2)}
+    >>> print(small)
+    leaf   shape       parameters
+    -----------------------------
+    b      8 -> 2          8 -> 2
+    v      8x3 -> 2x3     24 -> 6
+    w      4x8 -> 4x2     32 -> 8
+    -----------------------------
+    total                64 -> 16
     >>> print(small.certify(jnp.ones((1, 4))))
     largest error 0 of outputs up to 10, 4 inputs
     """
@@ -155,7 +180,7 @@ def compact(
                 for i, leaf in enumerate(trace.leaves)
             )
         )
-        less = plan._applied(params, masks)
+        less = plan._applied(params, masks, in_jax)
         less = _replaced(less, plan, {i: arrays[i] for i in changed})
         small = Compact(less, plan, fn, params, masks)
         jax.eval_shape(small.fn, less, *args)
@@ -274,35 +299,17 @@ def host(params: Tree, masks: Masks | None) -> list[Stored]:
 
 def fitted(params: Tree, masks: Masks) -> Masks:
     """Masks that mirror ``params``, from masks of a part of it."""
-    call = "`compact(masks=...)`"
+    aligned = align_masks("`compact(masks=...)`", params, masks)
     leaves = leaves_with_path(params)
-    paths = ends(path_name(path) for path, _ in leaves)
-    found: list[Any] = [None] * len(leaves)
-    for path, mask in leaves_with_path(masks):
-        if is_hole(mask):
-            continue
-        i = paths.get(names_of(path))
-        if i is None:
-            raise ValueError(
-                f"{call}: the mask {path_name(path)!r} fits no parameter, or "
-                "several."
-            )
-        check_mask(call, path_name(path), mask)
-        shape = np.shape(leaves[i][1])
-        if np.shape(mask) != shape:
-            mask = _broadcast(call, path_name(path), mask, shape)
-        found[i] = mask
-    return rebuild(params, found)
-
-
-def _broadcast(call: str, name: str, mask: Any, shape: Any) -> Any:
-    try:
-        return np.broadcast_to(np.asarray(mask), shape)  # no copy
-    except ValueError:
-        raise ValueError(
-            f"{call}: the mask of {name!r} has shape {np.shape(mask)}, which "
-            f"does not broadcast to the parameter's {shape}."
-        ) from None
+    return rebuild(
+        params,
+        [
+            None
+            if mask is None
+            else np.broadcast_to(np.asarray(mask), np.shape(x))  # no copy
+            for (_, x), mask in zip(leaves, aligned, strict=True)
+        ],
+    )
 
 
 def _masked(params: Tree, masks: Masks | None) -> Tree:
@@ -316,7 +323,8 @@ def _replaced(params: Tree, plan: Plan, biases: dict[int, Stored]) -> Tree:
         if not is_hole(x):
             if i in biases:
                 kept = plan.leaves[i].kept
-                x = jnp.asarray(cut(biases[i].value, kept), np.asarray(x).dtype)
+                bias = np.asarray(cut(biases[i].value, kept))
+                x = in_jax(bias.astype(np.asarray(x).dtype))
             i += 1
         found.append(x)
     return rebuild(params, found)
@@ -324,22 +332,3 @@ def _replaced(params: Tree, plan: Plan, biases: dict[int, Stored]) -> Tree:
 
 def _like(x: Any) -> Any:
     return jax.ShapeDtypeStruct(np.shape(x), jnp.result_type(x))
-
-
-def _random_like(args: Any, seed: int) -> Any:
-    """Other values of the same shapes and types."""
-    rng = np.random.default_rng(seed)
-
-    def leaf(x: Any) -> Any:
-        dtype = jnp.result_type(x) if hasattr(x, "dtype") else None
-        if dtype is None or jnp.issubdtype(dtype, jax.dtypes.extended):
-            return x
-        shape = np.shape(x)
-        if jnp.issubdtype(dtype, jnp.floating):
-            return jnp.asarray(rng.standard_normal(shape), dtype)
-        if jnp.issubdtype(dtype, jnp.integer) and np.size(x):
-            low, high = int(np.min(x)), int(np.max(x))
-            return jnp.asarray(rng.integers(low, high + 1, shape), dtype)
-        return x
-
-    return jax.tree.map(leaf, args)

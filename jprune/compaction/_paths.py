@@ -3,36 +3,29 @@
 from collections.abc import Iterable
 from typing import Any
 
-from jax.tree_util import KeyPath
+from jax.tree_util import KeyPath, keystr
 
 from jprune._trees import path_name
 
-Names = tuple[str, ...]
 
-
-def names_of(path: KeyPath | str) -> Names:
-    """The parts of a path; none for a tree that is one array."""
-    name = path if isinstance(path, str) else path_name(path)
-    return () if name == "(root)" else tuple(name.split("/"))
-
-
-def partner(path: KeyPath | str, names: dict[Names, Any]) -> Any:
+def partner(path: KeyPath, names: dict[str, Any]) -> Any:
     """What ``names`` has for the longest end of ``path``, or None."""
-    parts = names_of(path)
-    for n in range(len(parts) + 1):
-        if parts[n:] in names:
-            return names[parts[n:]]
+    for n in range(len(path) + 1):
+        for name in (keystr(path[n:]), path_name(path[n:])):
+            if name in names:
+                return names[name]
     return None
 
 
-def ends(paths: Iterable[str]) -> dict[Names, int]:
-    """Paths by number, also without their first part where that is no other.
+def ends(names: Iterable[str]) -> dict[str, int]:
+    """Leaves by their names, and without the first part where that is no other.
 
-    So ``Dense_0/kernel`` is found in ``params/Dense_0/kernel``.
+    Names are those of :func:`~jprune._trees.unique_names`. So ``Dense_0/kernel`` is found in ``params/Dense_0/kernel``.
     """
-    full = {names_of(path): i for i, path in enumerate(paths)}
-    short: dict[Names, list[int]] = {}
-    for names, i in full.items():
-        if len(names) > 1:
-            short.setdefault(names[1:], []).append(i)
+    full = {name: i for i, name in enumerate(names)}
+    short: dict[str, list[int]] = {}
+    for name, i in full.items():
+        _, slash, rest = name.partition("/")
+        if slash:
+            short.setdefault(rest, []).append(i)
     return {k: v[0] for k, v in short.items() if len(v) == 1} | full

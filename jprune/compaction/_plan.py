@@ -1,6 +1,7 @@
 """What is kept of each parameter: plain data."""
 
 import json
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +10,13 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jax.tree_util import KeyPath, SequenceKey
 
-from jprune._trees import is_hole, leaves_with_path, path_name, rebuild
+from jprune._trees import (
+    is_hole,
+    leaves_with_path,
+    path_name,
+    rebuild,
+    unique_names,
+)
 from jprune._typing import Masks, Tree
 from jprune.compaction._known import Array
 from jprune.compaction._paths import ends, partner
@@ -24,6 +31,14 @@ class LeafPlan(NamedTuple):
     path: str
     shape: tuple[int, ...]  # before
     kept: tuple[Kept, ...]  # by axis
+
+    @property
+    def smaller(self) -> tuple[int, ...]:
+        """The shape after."""
+        return tuple(
+            n if rows is None else len(rows[0])
+            for n, rows in zip(self.shape, self.kept, strict=True)
+        )
 
 
 class Plan(NamedTuple):
@@ -70,22 +85,26 @@ class Plan(NamedTuple):
         Raises:
           ValueError: A parameter is missing, unknown or of another shape.
         """
-        return self._applied(params, None)
+        return self._applied(params, None, lambda x: x)
 
-    def _applied(self, params: Tree, masks: Masks | None) -> Tree:
-        """The same, masked leaf by leaf: no two copies of the result."""
+    def _applied(
+        self, params: Tree, masks: Masks | None, last: Callable[[Any], Any]
+    ) -> Tree:
+        """Cut, masked and changed leaf by leaf: no two copies of the result."""
         call = "`plan.apply(params)`"
         mask_of = {} if masks is None else dict(leaves_with_path(masks))
         planned = {leaf.path: leaf for leaf in self.leaves}
         found = []
-        for path, x in leaves_with_path(params):
+        leaves = leaves_with_path(params)
+        names = unique_names([path for path, _ in leaves])
+        for name, (path, x) in zip(names, leaves, strict=True):
             if is_hole(x):
                 found.append(x)
                 continue
-            leaf = planned.pop(path_name(path), None)
+            leaf = planned.pop(name, None)
             if leaf is None:
                 raise ValueError(
-                    f"{call}: the plan knows no parameter {path_name(path)!r}; "
+                    f"{call}: the plan knows no parameter {name!r}; "
                     "it belongs to another architecture."
                 )
             if np.shape(x) != leaf.shape:
@@ -93,7 +112,7 @@ class Plan(NamedTuple):
                     f"{call}: {leaf.path!r} has shape {np.shape(x)}, the plan "
                     f"was made for {leaf.shape}."
                 )
-            found.append(cut(x, leaf.kept, mask_of.get(path)))
+            found.append(last(cut(x, leaf.kept, mask_of.get(path))))
         if planned:
             raise ValueError(
                 f"{call}: the parameter {next(iter(planned))!r} is missing."
@@ -183,10 +202,11 @@ def _taken(path: KeyPath, x: Any, leaf: LeafPlan | None) -> Any:
 def cut(x: Any, kept: tuple[Kept, ...], mask: Any = None) -> Any:
     """One array cut to what is kept of each axis, and masked."""
     mask = None if is_hole(mask) else mask
-    if not any(kept):
+    on_host = isinstance(x, np.ndarray | np.generic)
+    if not any(kept) and not on_host:
         return x if mask is None else jnp.where(mask, x, jnp.zeros_like(x))
     if not _can_read(x):
-        numpy = jnp if isinstance(x, jax.Array) else np
+        numpy = np if on_host else jnp
         return _masked(numpy, _cut(numpy, x, kept), mask, kept)
     # On the host nothing is compiled for every shape, and any sharding will do;
     # the smaller array may not divide evenly, so that it goes to all devices.
@@ -197,6 +217,19 @@ def cut(x: Any, kept: tuple[Kept, ...], mask: Any = None) -> Any:
     if not x.committed:  # it stays free to go to any device
         return jnp.asarray(small)
     return jax.device_put(small, sharding)
+
+
+def in_jax(x: Any) -> Any:
+    """A NumPy array as one of JAX, which is not copied at every call.
+
+    A copy of its own. What JAX would round, 64 bits without x64, stays NumPy's.
+    """
+    if not isinstance(x, np.ndarray | np.generic):
+        return x
+    known = jnp.issubdtype(x.dtype, np.number) or x.dtype == bool
+    if not known or jax.dtypes.canonicalize_dtype(x.dtype) != x.dtype:
+        return x
+    return jnp.array(x)
 
 
 def _masked(numpy: Any, x: Any, mask: Any, kept: tuple[Kept, ...]) -> Any:

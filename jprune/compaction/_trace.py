@@ -6,7 +6,12 @@ import jax
 import numpy as np
 from jax.extend import core
 
-from jprune._trees import is_floating, is_hole, leaves_with_path, path_name
+from jprune._trees import (
+    is_floating,
+    is_hole,
+    leaves_with_path,
+    unique_names,
+)
 from jprune._typing import Tree
 from jprune.compaction import _contract as _contract
 from jprune.compaction import _control, _known
@@ -35,9 +40,11 @@ class Leaf(NamedTuple):
 
 def leaves_of(params: Tree) -> list[Leaf]:
     """Every array of ``params``, holes left out."""
+    leaves = leaves_with_path(params)
+    names = unique_names([path for path, _ in leaves])
     return [
-        Leaf(path_name(path), np.shape(x), _dtype(x), is_floating(x))
-        for path, x in leaves_with_path(params)
+        Leaf(name, np.shape(x), _dtype(x), is_floating(x))
+        for name, (_, x) in zip(names, leaves, strict=True)
         if not is_hole(x)
     ]
 

@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from jprune._calls import recorded
+from jprune._describe import describe
 from jprune._layout import laid_out_like
 from jprune._trees import is_hole, leaves_with_path, path_name, rebuild
 from jprune._typing import Masks, Tree
@@ -85,7 +86,7 @@ def units(graph: Graph, round_to: int = 1, by: str = "units") -> Structure:
     if by not in ("units", *COSTS):
         raise ValueError(
             "`units(by=...)` must be 'units', 'parameters' or 'multiply_adds', "
-            f"got {by!r}."
+            f"got {describe(by)}."
         )
     try:
         multiple = 0 if isinstance(round_to, bool) else operator.index(round_to)
@@ -93,7 +94,8 @@ def units(graph: Graph, round_to: int = 1, by: str = "units") -> Structure:
         multiple = 0
     if multiple < 1:
         raise ValueError(
-            f"`units(round_to=...)` must be an integer >= 1, got {round_to!r}."
+            f"`units(round_to=...)` must be an integer >= 1, got "
+            f"{describe(round_to)}."
         )
     if not graph.pools:
         raise ValueError(

@@ -7,10 +7,18 @@ import jax.numpy as jnp
 import optax
 
 from jprune._checks import LATE, check_every
+from jprune._describe import describe
 from jprune._layout import laid_out_like
-from jprune._trees import is_floating, is_hole, leaves_with_path, path_name
-from jprune._typing import Tree
-from jprune.masks import get_masks
+from jprune._trees import (
+    is_floating,
+    is_hole,
+    is_nonzero,
+    leaves_with_path,
+    path_name,
+    unique_names,
+)
+from jprune._typing import Masks, Tree
+from jprune.masks import get_masks, has_masks
 
 
 class ChainReport(NamedTuple):
@@ -106,7 +114,8 @@ def check_chain(
     """
     if not all(callable(getattr(tx, x, None)) for x in ("init", "update")):
         raise ValueError(
-            f"`check_chain(tx, ...)` must be a gradient transformation, got {tx!r}."
+            f"`check_chain(tx, ...)` must be a gradient transformation, "
+            f"got {describe(tx)}."
         )
     steps = check_every("check_chain", steps, "steps")
     tx = optax.with_extra_args_support(tx)
@@ -118,7 +127,7 @@ def check_chain(
     )
     params = _filled(key, params)
     state = _late(tx.init(params))
-    if not any(map(_has_masks, jax.tree.leaves(state, is_leaf=_has_masks))):
+    if not any(map(has_masks, jax.tree.leaves(state, is_leaf=has_masks))):
         raise ValueError(
             "`check_chain(tx, ...)` found no pruner (`keep_masks`, `prune`, "
             f"`rewire`) among {', '.join(_names([state]))}."
@@ -144,12 +153,10 @@ def check_chain(
         )
         params = landed
         if moved:
-            masks = dict(_flat(get_masks(state)))
-            pruned = sum(int(jnp.sum(~mask)) for mask in masks.values())
-            for name, p in _flat(params) + _flat(_trained(params)):
-                if name in masks:
-                    back = int(jnp.sum(~masks[name] & (p != 0)))
-                    revived[name] = max(revived.get(name, 0), back)
+            masks = get_masks(state)
+            pruned = sum(int(jnp.sum(~mask)) for mask in jax.tree.leaves(masks))
+            for name, n in _back(masks, params).items():
+                revived[name] = max(revived.get(name, 0), n)
     return ChainReport(
         moved=moved,
         pruned=pruned,
@@ -166,10 +173,16 @@ def _trained(params: Tree) -> Tree:
     return params.fast if ahead else params
 
 
-def _flat(tree: Tree) -> list[tuple[str, Any]]:
-    """Leaves with their names, holes left out."""
-    leaves = leaves_with_path(tree)
-    return [(path_name(path), x) for path, x in leaves if not is_hole(x)]
+def _back(masks: Masks, params: Tree) -> dict[str, int]:
+    """How many pruned weights of each leaf are not 0."""
+    leaves = leaves_with_path(masks)
+    names = unique_names([path for path, _ in leaves])
+    found = dict(leaves_with_path(params) + leaves_with_path(_trained(params)))
+    return {
+        name: int(jnp.sum(~mask & is_nonzero(found[path])))
+        for name, (path, mask) in zip(names, leaves, strict=True)
+        if path in found and not is_hole(mask)
+    }
 
 
 def _filled(key: jax.Array, tree: Tree) -> Tree:
@@ -185,10 +198,6 @@ def _filled(key: jax.Array, tree: Tree) -> Tree:
     return jax.tree.unflatten(structure, leaves)
 
 
-def _has_masks(node: Any) -> bool:
-    return "masks" in getattr(node, "_fields", ())
-
-
 def _late(state: Any) -> Any:
     """The state as it is late in training."""
 
@@ -198,13 +207,13 @@ def _late(state: Any) -> Any:
         return jnp.where(jnp.all(mask), mask & other, mask)
 
     def node(x: Any) -> Any:
-        if not _has_masks(x):
+        if not has_masks(x):
             return x
         if "count" in x._fields:
             x = x._replace(count=jnp.full_like(x.count, LATE))
         return x._replace(masks=jax.tree.map(halve, x.masks))
 
-    return jax.tree.map(node, state, is_leaf=_has_masks)
+    return jax.tree.map(node, state, is_leaf=has_masks)
 
 
 def _neighbours(state: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -213,7 +222,7 @@ def _neighbours(state: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
     around: dict[str, None] = {}
 
     def visit(node: Any) -> bool:
-        if _has_masks(node):
+        if has_masks(node):
             return True
         if jax.tree_util.all_leaves([node]):
             return False

@@ -33,9 +33,8 @@ def keep_masks(masks: Masks) -> optax.GradientTransformationExtraArgs:
     weight passes bit for bit.
 
     Args:
-      masks: A tree like the parameters: bool arrays of their shapes (or
-        broadcasting to them), ``None`` or ``optax.MaskedNode`` where nothing is
-        pruned. They are copied by ``init``.
+      masks: Masks for the parameters or a part of them, as for
+        :func:`jprune.apply_masks`. They are copied by ``init``.
 
     Returns:
       A transform for the end of a chain. Its state is a

@@ -14,12 +14,11 @@ from jprune._checks import (
     check_every,
     check_params,
     check_radius,
-    check_where,
-    choose,
-    floating,
 )
+from jprune._describe import describe
 from jprune._trees import is_hole, path_name, wide
 from jprune._typing import Projection, Scalar, Tree, Where
+from jprune._where import check_where, choose, not_projected
 from jprune.transforms._keep_masks import check_update, update_dtype
 
 
@@ -104,7 +103,7 @@ def project_frobenius_ball(
     call = "project_frobenius_ball"
     if per not in ("tree", "leaf"):
         raise ValueError(
-            f"`{call}(per=...)` must be 'tree' or 'leaf', got {per!r}."
+            f"`{call}(per=...)` must be 'tree' or 'leaf', got {describe(per)}."
         )
     ball = projections.frobenius_ball(check_radius(call, radius))
     if per == "tree":
@@ -118,7 +117,7 @@ def _project(
     if not callable(projection):
         raise ValueError(
             f"`{call}(projection)` must be a function of a tree to a tree, got "
-            f"{projection!r}."
+            f"{describe(projection)}."
         )
     for name in projections.__all__:
         if projection is getattr(projections, name):
@@ -130,7 +129,7 @@ def _project(
     every = check_every(call, every)
 
     def chosen(params: Tree) -> Tree:
-        return choose(call, where, params, floating)
+        return choose(call, where, params, not_projected)
 
     def init_fn(params: Tree) -> ProjectState:
         points = jax.tree.map(wide, chosen(params))

@@ -24,15 +24,15 @@ from jprune._checks import (
     check_rate,
     check_sparsity,
     check_state,
-    check_where,
     is_fraction,
 )
 from jprune._find import check_method, find
 from jprune._method import Method, kept_units
+from jprune._paths import like
 from jprune._seeds import key_maker
-from jprune._trees import like
 from jprune._typing import Masks, Sparsity, Tree, Where
 from jprune._varying import vary_like
+from jprune._where import check_where
 from jprune.allocations import Allocation, uniform
 from jprune.criteria import Criterion, magnitude
 from jprune.structures import Structure, unstructured

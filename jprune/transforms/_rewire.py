@@ -20,14 +20,16 @@ from jprune._checks import (
     check_rate,
     check_sparsity,
     check_state,
-    check_where,
     is_fraction,
 )
+from jprune._describe import describe
 from jprune._find import check_method, find
 from jprune._method import Method, kept_units
+from jprune._paths import like
 from jprune._seeds import key_maker
-from jprune._trees import is_hole, like
+from jprune._trees import is_hole
 from jprune._typing import Masks, Scalar, Sparsity, Tree, Where
+from jprune._where import check_where
 from jprune.allocations import Allocation, uniform
 from jprune.criteria import Criterion, gradient, magnitude, random
 from jprune.structures import Structure, unstructured
@@ -333,7 +335,8 @@ def check_inner(call: str, inner: Any) -> None:
         )
     if not isinstance(inner, optax.GradientTransformation):
         raise ValueError(
-            f"`{call}(inner)` must be a gradient transformation, got {inner!r}."
+            f"`{call}(inner)` must be a gradient transformation, got "
+            f"{describe(inner)}."
         )
 
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jprune._trees import is_hole, path_name
+from jprune._trees import is_hole, path_name, unique_names
 from jprune._typing import Masks, Tree
 
 
@@ -67,8 +67,9 @@ def find_slots(
             "the state belong to can't be told; `optax.tree.map_params` fails "
             f"on this optimizer with {type(error).__name__}: {error}."
         ) from error
-    named = jax.tree_util.tree_flatten_with_path(slots)[0]
-    found = {path_name(path): slot for path, slot in named}
+    placed = jax.tree_util.tree_flatten_with_path(slots)[0]
+    names = unique_names([path for path, _ in placed])
+    found = dict(zip(names, (slot for _, slot in placed), strict=True))
     shapes = [x.shape for x in jax.tree.leaves(state)]
     for (name, slot), shape in zip(found.items(), shapes, strict=True):
         if slot.kind == "unknown":

@@ -5,6 +5,7 @@ from typing import Any
 import optax
 
 from jprune._calls import recorded
+from jprune._describe import describe
 from jprune._typing import Tree
 
 
@@ -46,7 +47,7 @@ def with_gradients(
     if not isinstance(tx, optax.GradientTransformation):
         raise ValueError(
             "`with_gradients(tx)` must be a gradient transformation, got "
-            f"{tx!r}."
+            f"{describe(tx)}."
         )
     inner = optax.with_extra_args_support(tx)
 
