@@ -259,7 +259,7 @@ def _tiles(
         sizes = [int(np.prod([shape[i] for i in g], dtype=int)) for g in groups]
         own = sizes[-len(tile) :] if len(tile) <= len(sizes) else ()
         large = any(t > size for t, size in zip(tile, own, strict=False))
-        if not own or (large and math.prod(shape)):  # nothing fits anywhere
+        if not own or (large and 0 not in shape):  # nothing fits anywhere
             raise ValueError(
                 f"`{call}` does not fit into {path_name(path)!r}, whose window, "
                 f"in and out axes have the sizes {tuple(sizes)}; `where=` can "

@@ -1,6 +1,5 @@
 """Sparsity as a fraction of parameters or multiply-adds: against counting."""
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -90,8 +89,10 @@ def test_costs_of_pools_that_may_be_emptied(name, graph, params):
     how: Any = {"structure": structure, "allocation": ALLOCATIONS[name]}
     for sparsity, jitted in [(0.6, False), (0.6, True), (1.0, True)]:
         find = jax.jit(lambda p, s: jprune.find_masks(p, s, **how))
-        masks = (find if jitted else partial(jprune.find_masks, **how))(
-            params, sparsity
+        masks = (
+            find(params, sparsity)
+            if jitted
+            else jprune.find_masks(params, sparsity, **how)
         )
         wanted = expected(params, sparsity, "parameters", name)
         assert kept(masks) == (wanted if sparsity < 1 else (0, 0))

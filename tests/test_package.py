@@ -28,8 +28,16 @@ FAMILIES = [
 ]
 
 LAYERS = [
-    ("_typing", "_calls", "_tables", "_trees", "_paths", "_describe"),
-    ("_checks", "_where"),
+    (
+        "_typing",
+        "_varying",
+        "_calls",
+        "_tables",
+        "_trees",
+        "_paths",
+        "_describe",
+    ),
+    ("_checks", "_where", "_scales", "_seeds"),
     ("_counts", "_layout"),
     ("_plan", "_pooling"),
     ("_ranking",),
