@@ -28,7 +28,7 @@ FAMILIES = [
 ]
 
 LAYERS = [
-    ("_typing", "_calls", "_tables", "_trees", "_paths", "_describe"),
+    ("_typing", "_jax", "_calls", "_tables", "_trees", "_paths", "_describe"),
     ("_checks", "_where"),
     ("_counts", "_layout"),
     ("_plan", "_pooling"),
