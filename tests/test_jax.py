@@ -110,7 +110,7 @@ def tripled(x: Any) -> Any:
 
 tripled.defjvp(lambda x, t: (x[0], t[0]))
 
-CALLED = {
+CALLED: dict[str, Any] = {
     "INLINED": jax.jit(jnp.sin),
     "REMAT": jax.checkpoint(jnp.sin),
     "CUSTOM_JVP": tripled,
