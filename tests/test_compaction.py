@@ -34,14 +34,16 @@ SLOW = ("gpt", "mlp", "residual", "resnet18")  # compiling them takes long
 
 
 def random_tree(tree, seed=0):
+    """Numbers of both signs and none near 0; variances are positive."""
     rng = np.random.default_rng(seed)
-    return jax.tree.map(
-        lambda x: (
-            jnp.asarray(abs(rng.standard_normal(x.shape)) + 0.1)
-            * (-1) ** rng.integers(2, size=x.shape)
-        ),
-        tree,
-    )
+
+    def leaf(path, x):
+        size = abs(rng.standard_normal(x.shape)) + 0.1
+        sign = (-1) ** rng.integers(2, size=x.shape)
+        variance = jax.tree_util.keystr(path).endswith("['var']")
+        return jnp.asarray(size if variance else size * sign)
+
+    return jax.tree_util.tree_map_with_path(leaf, tree)
 
 
 def sizes(params):
