@@ -12,12 +12,12 @@ jax.config.update("jax_num_cpu_devices", 16)
 
 @pytest.fixture
 def quick_compilation(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Compiles with few optimisations, unless the test is marked slow.
+    """Compiles with few optimisations, unless the test is slow or heavy.
 
     Half of the suite's time is compilation. For tests of semantics; those that
     compare bits or memory go without.
     """
-    quick = request.node.get_closest_marker("slow") is None
+    quick = not any(map(request.node.get_closest_marker, ("slow", "heavy")))
     jax.config.update("jax_disable_most_optimizations", quick)
     yield
     jax.config.update("jax_disable_most_optimizations", False)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from jax import lax
 
 import jprune
+from jprune import _jax
 from jprune.compaction import Plan, _rewrite
 from jprune.models import MLP
 
@@ -741,9 +742,8 @@ def test_the_program_is_that_of_the_smaller_module():
 def steps(jaxpr):
     """Primitives and the shapes that they make, calls opened."""
     for eqn in jaxpr.eqns:
-        inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
-        if inner is not None:
-            yield from steps(inner.jaxpr)
+        if eqn.primitive.name in _jax.CALLS:
+            yield from steps(_jax.opened(_jax.held(eqn))[0])
         else:
             yield eqn.primitive.name, [v.aval for v in eqn.outvars]
 

@@ -2,10 +2,13 @@
 
 import ast
 import importlib
+import itertools
 import pathlib
 import re
 import subprocess
 import sys
+import tomllib
+from typing import Any
 
 import pytest
 
@@ -28,15 +31,8 @@ FAMILIES = [
 ]
 
 LAYERS = [
-    (
-        "_typing",
-        "_varying",
-        "_calls",
-        "_tables",
-        "_trees",
-        "_paths",
-        "_describe",
-    ),
+    ("_typing", "_jax", "_varying", "_calls", "_tables"),
+    ("_trees", "_paths", "_describe"),
     ("_checks", "_where", "_scales", "_seeds"),
     ("_counts", "_layout"),
     ("_plan", "_pooling"),
@@ -123,8 +119,58 @@ def _modules() -> list[str]:
     return [name.rpartition(".")[2] for name in FAMILIES]
 
 
+def project() -> Any:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_oldest_versions_are_those_that_are_required() -> None:
+    oldest = dict(
+        line.split("==")
+        for line in (ROOT / ".ci" / "oldest.txt").read_text().split()
+    )
+    required = project()["dependencies"]
+    extras = project()["optional-dependencies"].values()
+    for line in [*required, *itertools.chain(*extras)]:
+        name, least = re.fullmatch(r"([\w-]+)>=([\d.]+)", line).groups()  # type: ignore[union-attr]
+        assert line not in required or name in oldest
+        if name in oldest:
+            assert _numbers(oldest[name])[:3] == _numbers(least)[:3]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
+def test_pages_state_the_versions_that_are_tested(page: str) -> None:
+    text = " ".join((ROOT / page).read_text().split())
+    oldest = (ROOT / ".ci" / "oldest.txt").read_text()
+    first, one, other = re.search(  # type: ignore[union-attr]
+        r"ested with JAX ([\d.]+), the oldest .*newest that `pip` finds: "
+        r"([\d.]+) on Python 3\.11, ([\d.]+) on Python 3\.12 and later\.",
+        text,
+    ).groups()
+    assert f"jax=={first}\n" in oldest
+    assert _numbers(first) < _numbers(one) < _numbers(other)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, f"{version}.0.0".split(".")))[:4]
+
+
+def test_each_python_that_is_promised_is_tested() -> None:
+    prefix = "Programming Language :: Python :: "
+    classified = [
+        name.removeprefix(prefix)
+        for name in project()["classifiers"]
+        if name.startswith(prefix + "3.")
+    ]
+    workflow = (ROOT / ".github" / "workflows" / "test.yml").read_text()
+    (matrix,) = re.findall(r"python: \[(.*)\]", workflow)
+    assert re.findall(r"3\.\d+", matrix) == classified
+    assert project()["requires-python"] == f">={classified[0]}"
+    for script in re.findall(r"run: (\S+)", workflow):
+        assert (ROOT / script).stat().st_mode & 0o111
+
+
 def test_version_stands_in_one_place() -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+", jprune.__version__)
-    project = (ROOT / "pyproject.toml").read_text()
-    assert jprune.__version__ not in project
+    text = (ROOT / "pyproject.toml").read_text()
+    assert jprune.__version__ not in text
     assert (ROOT / "jprune" / "py.typed").exists()

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jprune._jax import like
 from jprune._tables import shape_name, table
 from jprune._trees import is_hole, leaves_with_path, path_name, rebuild
 from jprune._typing import Masks, Tree
@@ -53,7 +54,7 @@ class Compact:
             shapes of arguments the dense function is another program, for which
             the proof doesn't hold.
         """
-        shapes = jax.tree.map(_like, self._dense)
+        shapes = jax.tree.map(like, self._dense)
         return jax.jit(smaller(self._fn, shapes, self.plan))
 
     def take(self, tree: Tree) -> Tree:
@@ -328,7 +329,3 @@ def _replaced(params: Tree, plan: Plan, biases: dict[int, Stored]) -> Tree:
             i += 1
         found.append(x)
     return rebuild(params, found)
-
-
-def _like(x: Any) -> Any:
-    return jax.ShapeDtypeStruct(np.shape(x), jnp.result_type(x))

@@ -4,26 +4,18 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from jax.extend import core
 
+from jprune._jax import CALLS, held, read_cond, read_scan, read_while
 from jprune.compaction._known import Array, Known, nothing
-from jprune.compaction._walk import CALLS, Value, Walk, rule
+from jprune.compaction._walk import Value, Walk, rule
 
 MANY = 512  # layers at most that are walked one by one
-
-
-def inner_jaxpr(eqn: Any) -> Any:
-    """The program that a call holds, closed."""
-    found = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
-    if isinstance(found, core.ClosedJaxpr):
-        return found
-    return core.ClosedJaxpr(found, ())
 
 
 @rule(*CALLS)
 def call(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
     """As if it stood here."""
-    return walk.closed(inner_jaxpr(eqn), ins)
+    return walk.closed(held(eqn), ins)
 
 
 @rule("cond")
@@ -33,7 +25,7 @@ def cond(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
     walk.freeze("cond: the index", *ins[0].ids)
     plain = [_plain(value) for value in ins[1:]]
     runs, products, start = [], [], len(walk.products)
-    for branch in eqn.params["branches"]:
+    for branch in read_cond(eqn):
         runs.append(walk.closed(branch, plain))
         products.append(walk.products[start:])
         del walk.products[start:]
@@ -55,15 +47,14 @@ def cond(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
 @rule("while")
 def while_(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
     """What goes round keeps its axes; it may hold anything."""
-    p = eqn.params
-    first, second = p["cond_nconsts"], p["cond_nconsts"] + p["body_nconsts"]
+    loop = read_while(eqn)
     walk.consume(ins)
-    test, fixed = ins[:first], [_plain(v) for v in ins[first:second]]
-    carry = [_carried(walk, "while", v) for v in ins[second:]]
+    test, fixed, start = loop.inputs(ins)
+    carry = [_carried(walk, "while", v) for v in start]
     carry = [replace(v, known=_none(v)) for v in carry]
-    (done,) = walk.closed(p["cond_jaxpr"], [*map(_plain, test), *carry])
+    (done,) = walk.closed(loop.test, [*map(_plain, test), *carry])
     walk.freeze("while: the condition", *done.ids)
-    outs = walk.closed(p["body_jaxpr"], fixed + carry)
+    outs = walk.closed(loop.body, [*map(_plain, fixed), *carry])
     _same(walk, "while", carry, outs)
     return carry
 
@@ -71,30 +62,28 @@ def while_(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
 @rule("scan")
 def scan(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
     """Layer by layer, so that each may have units of its own."""
-    p = eqn.params
-    first, second = p["num_consts"], p["num_consts"] + p["num_carry"]
+    loop = read_scan(eqn)
+    fixed, carry, stacks = loop.inputs(ins)
     # A carry is a use like any other; entries of a stack are used in the body.
-    walk.consume([replace(v, site=None) for v in ins[first:second]])
-    fixed = [replace(v, site=None) for v in map(walk.unstack, ins[:first])]
-    carry = [_carried(walk, "scan", v) for v in ins[first:second]]
-    carry = [walk.unstack(v) for v in carry]
-    stacks = ins[second:]
+    walk.consume([replace(v, site=None) for v in carry])
+    fixed = [replace(v, site=None) for v in map(walk.unstack, fixed)]
+    carry = [walk.unstack(_carried(walk, "scan", v)) for v in carry]
     for x in stacks:
         walk.freeze("scan over the axis", x.ids[0])
-    length, body = p["length"], p["jaxpr"]
+    length = loop.length
     alike = length > MANY or not any(map(_differs, stacks))
     if alike and length > 1:  # no leaf is one layer's
         walk.consume(stacks)
         stacks = list(map(_plain, stacks))
     kept: list[list[Value]] = []
     layers = range(length)
-    for layer in reversed(layers) if p["reverse"] else layers:
+    for layer in reversed(layers) if loop.reverse else layers:
         entries = [_layer(x, layer, alike) for x in stacks]
         start = len(walk.products)
-        outs = walk.closed(body, fixed + carry + entries)
+        outs = walk.closed(loop.body, fixed + carry + entries)
         walk.consume(outs)
-        kept.append(outs[p["num_carry"] :])
-        after = outs[: p["num_carry"]]
+        after, entry = loop.outputs(outs)
+        kept.append(entry)
         _same(walk, "scan", carry, after)
         now = [v.known for v in after]
         before = [v.known for v in carry]

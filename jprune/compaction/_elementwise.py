@@ -118,11 +118,7 @@ def elementwise(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
     known = nothing(len(shape), aval.dtype)
     if name not in ("bitcast_convert_type", "name") and _plain(aval, ins):
         known = _known.elementwise(
-            eqn.primitive,
-            eqn.params,
-            [v.known for v in ins],
-            len(shape),
-            aval.dtype,
+            eqn, [v.known for v in ins], len(shape), aval.dtype
         )
     if name in ("add", "add_any"):
         for x, y in (ins, ins[::-1]):

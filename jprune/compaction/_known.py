@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jprune._jax import bind
+
 _BLOCK = 2**20  # entries that are converted at a time
 
 Array: TypeAlias = Any  # of NumPy; its stubs take reductions for scalars
@@ -154,11 +156,9 @@ def zeros(flags: Array, dtype: Any) -> Known:
     return Known(flags, np.broadcast_to(np.zeros((), dtype), flags.shape))
 
 
-def elementwise(
-    primitive: Any, params: Any, known: list[Known], ndim: int, dtype: Any
-) -> Known:
+def elementwise(eqn: Any, known: list[Known], ndim: int, dtype: Any) -> Known:
     """The constants that an elementwise operation makes of constants."""
-    name, first = primitive.name, known[0]
+    name, first = eqn.primitive.name, known[0]
     if name == "convert_element_type" and isinstance(first, Stored):
         real = (jnp.issubdtype(x, jnp.floating) for x in (first.dtype, dtype))
         if all(real):
@@ -186,7 +186,7 @@ def elementwise(
         np.broadcast_to(k.value, shape) if k.value.ndim else k.value
         for k in known
     ]
-    value = _computed(primitive, params, inputs)
+    value = _computed(eqn, inputs)
     return Known(flags, np.where(flags & ~zero, value, np.zeros_like(value)))
 
 
@@ -202,14 +202,14 @@ _NUMPY = {
 }
 
 
-def _computed(primitive: Any, params: Any, inputs: list[Array]) -> Array:
-    fn = _NUMPY.get(primitive.name)
+def _computed(eqn: Any, inputs: list[Array]) -> Array:
+    fn = _NUMPY.get(eqn.primitive.name)
     if fn is not None and len({x.dtype for x in inputs}) == 1:
         with np.errstate(all="ignore"):
             return np.asarray(fn(*inputs))
     with jax.ensure_compile_time_eval():
         xs = map(jax.numpy.asarray, inputs)
-        return np.asarray(primitive.bind(*xs, **params))
+        return np.asarray(bind(eqn, list(xs)))
 
 
 def _select(known: list[Known], flags: Array) -> tuple[Array, Array]:

@@ -10,11 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend import core
 
+from jprune._jax import evaluate, is_literal, opened
 from jprune.compaction._known import Array
 
 # [layers or 1, n] bool, the positions that are left; None: all.
@@ -109,7 +108,7 @@ class Rewrite:
         env: dict[Any, Small] = dict(zip(names, inputs, strict=True))
 
         def read(atom: Any) -> Small:
-            if isinstance(atom, core.Literal):
+            if is_literal(atom):
                 return dense(atom.val)
             return env[atom]
 
@@ -121,7 +120,8 @@ class Rewrite:
 
     def closed(self, closed: Any, inputs: list[Small]) -> list[Small]:
         """The outputs of a closed jaxpr."""
-        return self.run(closed.jaxpr, [*map(dense, closed.consts), *inputs])
+        jaxpr, consts = opened(closed)
+        return self.run(jaxpr, [*map(dense, consts), *inputs])
 
     def places(self, mask: Array) -> Any:
         """The positions that are left, counted in the dense axis."""
@@ -165,21 +165,6 @@ class Rewrite:
         return found
 
 
-def evaluate(eqn: Any, xs: Sequence[Any]) -> list[Any]:
-    """One equation as it is, custom rules and all."""
-    names = [core.Var(v.aval) for v in eqn.invars]
-    outs = [core.Var(v.aval) for v in eqn.outvars]
-    one = eqn.replace(invars=names, outvars=outs)
-    jaxpr = core.Jaxpr(
-        (), names, outs, [one], eqn.effects, debug_info=_no_debug()
-    )
-    return list(jax.core.eval_jaxpr(jaxpr, (), *xs))
-
-
-def _no_debug() -> Any:
-    return core.DebugInfo("compact", "compact", None, None)
-
-
 def is_dense(values: Sequence[Small]) -> bool:
     """Whether nothing is gone from any."""
     return all(mask is None for v in values for mask in v.masks)
@@ -197,11 +182,6 @@ def whole(rewrite: Rewrite, eqn: Any, x: Small, axes: Any) -> None:
     """Refuses what needs all positions of an axis."""
     if any(x.masks[axis] is not None for axis in axes):
         as_it_is(rewrite, eqn, [x])
-
-
-def bind(eqn: Any, xs: Sequence[Any], **params: Any) -> Any:
-    """The primitive of an equation, with some parameters replaced."""
-    return eqn.primitive.bind(*xs, **{**eqn.params, **params})
 
 
 def product(masks: Sequence[Mask], shape: Sequence[int]) -> Array:

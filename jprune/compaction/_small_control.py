@@ -9,7 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jprune.compaction._control import inner_jaxpr
+from jprune._jax import (
+    CUSTOM_JVP,
+    CUSTOM_VJP,
+    INLINED,
+    REMAT,
+    evaluate,
+    held,
+    like,
+    read_cond,
+    read_scan,
+    read_while,
+)
 from jprune.compaction._rewrite import (
     Mask,
     Rewrite,
@@ -17,7 +28,6 @@ from jprune.compaction._rewrite import (
     Unsupported,
     as_it_is,
     both,
-    evaluate,
     is_dense,
     rule,
     same,
@@ -28,21 +38,21 @@ Masks = list[tuple[Mask, ...]]
 Program = Callable[[list[Small]], list[Small]]
 
 
-@rule("jit", "pjit", "closed_call", "core_call")
+@rule(*INLINED)
 def call(rewrite: Rewrite, eqn: Any, ins: list[Small]) -> list[Small]:
     """As if it stood here."""
     if is_dense(ins):
         return as_it_is(rewrite, eqn, ins)
-    return rewrite.closed(inner_jaxpr(eqn), ins)
+    return rewrite.closed(held(eqn), ins)
 
 
-@rule("remat2", "checkpoint")
+@rule(*REMAT)
 def remat(rewrite: Rewrite, eqn: Any, ins: list[Small]) -> list[Small]:
     """Computed again when differentiated, by the same policy."""
     if is_dense(ins):
         return as_it_is(rewrite, eqn, ins)
     ins = [v.solid() for v in ins]
-    closed = inner_jaxpr(eqn)
+    closed = held(eqn)
     run, outs = _on_arrays(lambda vs: rewrite.closed(closed, vs), ins)
     p = eqn.params
     again = jax.checkpoint(
@@ -51,13 +61,13 @@ def remat(rewrite: Rewrite, eqn: Any, ins: list[Small]) -> list[Small]:
     return _filled(outs, again(*(v.x for v in ins)))
 
 
-@rule("custom_jvp_call")
+@rule(*CUSTOM_JVP)
 def custom_jvp(rewrite: Rewrite, eqn: Any, ins: list[Small]) -> list[Small]:
     """The rule is the dense one, itself carried out on what is left."""
     if is_dense(ins):
         return as_it_is(rewrite, eqn, ins)
     ins = [v.solid() for v in ins]
-    closed = inner_jaxpr(eqn)
+    closed = held(eqn)
     run, outs = _on_arrays(lambda vs: rewrite.closed(closed, vs), ins)
     real = [k for k, v in enumerate(ins) if _is_real(v.x)]
 
@@ -71,7 +81,7 @@ def custom_jvp(rewrite: Rewrite, eqn: Any, ins: list[Small]) -> list[Small]:
 
             return jax.jvp(fn, tuple(primals[k] for k in real), tuple(tangents))
 
-        shapes = [_shape(v) for v in ins]
+        shapes = [like(v.x, v.shape) for v in ins]
         moves = [shapes[k] for k in real]
         program = jax.make_jaxpr(jvp)(shapes, moves)
         given = [replace(v, x=x) for v, x in zip(ins, primals, strict=True)]
@@ -89,13 +99,13 @@ def custom_jvp(rewrite: Rewrite, eqn: Any, ins: list[Small]) -> list[Small]:
     return _filled(outs, fn(*(v.x for v in ins)))
 
 
-@rule("custom_vjp_call")
+@rule(*CUSTOM_VJP)
 def custom_vjp(rewrite: Rewrite, eqn: Any, ins: list[Small]) -> list[Small]:
     """The same, from cotangents back to what is left of the inputs."""
     if is_dense(ins):
         return as_it_is(rewrite, eqn, ins)
     ins = [v.solid() for v in ins]
-    closed = inner_jaxpr(eqn)
+    closed = held(eqn)
     run, outs = _on_arrays(lambda vs: rewrite.closed(closed, vs), ins)
     real = [k for k, v in enumerate(ins) if _is_real(v.x)]
 
@@ -109,11 +119,8 @@ def custom_vjp(rewrite: Rewrite, eqn: Any, ins: list[Small]) -> list[Small]:
 
             return jax.vjp(fn, *(primals[k] for k in real))[1](list(cotangents))
 
-        shapes = [_shape(v) for v in ins]
-        back = [
-            jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype)
-            for v in eqn.outvars
-        ]
+        shapes = [like(v.x, v.shape) for v in ins]
+        back = [like(v.aval) for v in eqn.outvars]
         program = jax.make_jaxpr(vjp)(shapes, back)
         given = [replace(v, x=x) for v, x in zip(ins, primals, strict=True)]
         given += [
@@ -141,7 +148,7 @@ def cond(rewrite: Rewrite, eqn: Any, ins: list[Small]) -> list[Small]:
     index, *ins = (v.solid() for v in ins)
     programs: list[Program] = [
         lambda vs, b=b: rewrite.closed(b, vs)  # type: ignore[misc]
-        for b in eqn.params["branches"]
+        for b in read_cond(eqn)
     ]
     outs = [_on_arrays(program, ins)[1] for program in programs]
     masks = [
@@ -161,19 +168,18 @@ def while_(rewrite: Rewrite, eqn: Any, ins: list[Small]) -> list[Small]:
     """What goes round keeps its masks."""
     if is_dense(ins):
         return as_it_is(rewrite, eqn, ins)
-    p, ins = eqn.params, [v.solid() for v in ins]
-    first, second = p["cond_nconsts"], p["cond_nconsts"] + p["body_nconsts"]
-    test, fixed, carry = ins[:first], ins[first:second], ins[second:]
+    loop = read_while(eqn)
+    test, fixed, carry = loop.inputs([v.solid() for v in ins])
 
     def body(carry: list[Small]) -> list[Small]:
-        return rewrite.closed(p["body_jaxpr"], fixed + carry)
+        return rewrite.closed(loop.body, fixed + carry)
 
     carry = _steady(rewrite, body, carry)
     masks = [v.masks for v in carry]
 
     def going(xs: Sequence[Any]) -> Any:
         now = _put(carry, xs)
-        return rewrite.closed(p["cond_jaxpr"], test + now)[0].full()
+        return rewrite.closed(loop.test, test + now)[0].full()
 
     def step(xs: Sequence[Any]) -> Any:
         return [v.x for v in _cut(rewrite, body(_put(carry, xs)), masks)]
@@ -186,9 +192,8 @@ def scan(rewrite: Rewrite, eqn: Any, ins: list[Small]) -> list[Small]:
     """One program for all layers, each with positions of its own."""
     if is_dense(ins):
         return as_it_is(rewrite, eqn, ins)
-    p, ins = eqn.params, [v.solid() for v in ins]
-    first, second = p["num_consts"], p["num_consts"] + p["num_carry"]
-    fixed, carry, stacks = ins[:first], ins[first:second], ins[second:]
+    loop = read_scan(eqn)
+    fixed, carry, stacks = loop.inputs([v.solid() for v in ins])
     if any(v.masks[0] is not None for v in stacks):
         raise Unsupported("scan over what has been made smaller")
 
@@ -203,10 +208,8 @@ def scan(rewrite: Rewrite, eqn: Any, ins: list[Small]) -> list[Small]:
 
     def one(carry: list[Small]) -> list[Small]:
         xs = [jnp.zeros(v.sizes[1:], v.x.dtype) for v in stacks]
-        outs = at(jnp.int32(0)).closed(
-            p["jaxpr"], [*fixed, *carry, *entries(xs)]
-        )
-        return outs[: p["num_carry"]]
+        now = [*fixed, *carry, *entries(xs)]
+        return loop.outputs(at(jnp.int32(0)).closed(loop.body, now))[0]
 
     carry = _steady(rewrite, one, carry)
     masks = [v.masks for v in carry]
@@ -215,23 +218,23 @@ def scan(rewrite: Rewrite, eqn: Any, ins: list[Small]) -> list[Small]:
     def step(xs: Sequence[Any], entry: Any) -> Any:
         here = at(entry[0])
         now = [*fixed, *_put(carry, xs), *entries(entry[1])]
-        outs = here.closed(p["jaxpr"], now)
-        after = _cut(here, outs[: p["num_carry"]], masks)
-        rest = [v.solid() for v in outs[p["num_carry"] :]]
+        carried, made = loop.outputs(here.closed(loop.body, now))
+        after = _cut(here, carried, masks)
+        rest = [v.solid() for v in made]
         left[:] = [(v.shape, v.masks) for v in rest]
         return [v.x for v in after], [v.x for v in rest]
 
-    layers = jnp.arange(p["length"], dtype=jnp.int32)
+    layers = jnp.arange(loop.length, dtype=jnp.int32)
     xs, ys = lax.scan(
         step,
         [v.x for v in carry],
         (layers, [v.x for v in stacks]),
-        length=p["length"],
-        reverse=p["reverse"],
-        unroll=p["unroll"],
+        length=loop.length,
+        reverse=loop.reverse,
+        unroll=loop.unroll,
     )
     outs = [
-        Small(y, (p["length"], *shape), (None, *masks))
+        Small(y, (loop.length, *shape), (None, *masks))
         for y, (shape, masks) in zip(ys, left, strict=True)
     ]
     return _put(carry, xs) + outs
@@ -299,7 +302,3 @@ def _steady(rewrite: Rewrite, body: Program, carry: list[Small]) -> list[Small]:
 
 def _is_real(x: Any) -> bool:
     return bool(jnp.issubdtype(jnp.result_type(x), jnp.inexact))
-
-
-def _shape(value: Small) -> Any:
-    return jax.ShapeDtypeStruct(value.shape, value.x.dtype)

@@ -6,12 +6,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jprune._jax import bind
 from jprune.compaction._rewrite import (
     Mask,
     Rewrite,
     Small,
     as_it_is,
-    bind,
     both,
     is_dense,
     product,

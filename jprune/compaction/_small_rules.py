@@ -6,13 +6,13 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jprune._jax import bind
 from jprune.compaction._elementwise import ELEMENTWISE
 from jprune.compaction._rewrite import (
     Mask,
     Rewrite,
     Small,
     as_it_is,
-    bind,
     both,
     factors,
     is_dense,

@@ -4,8 +4,8 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.extend import core
 
+from jprune._jax import CALLS, held, is_literal, like, opened, read_scan
 from jprune._trees import (
     is_floating,
     is_hole,
@@ -21,7 +21,6 @@ from jprune.compaction import _shapes as _shapes
 from jprune.compaction._ids import Ids
 from jprune.compaction._known import Array, Known
 from jprune.compaction._walk import (
-    CALLS,
     Multiplication,
     Site,
     Value,
@@ -55,14 +54,7 @@ def _dtype(leaf: Any) -> Any:
 
 def abstract(tree: Tree) -> Tree:
     """Shapes and dtypes in place of arrays."""
-
-    def leaf(x: Any) -> Any:
-        if hasattr(x, "dtype"):
-            weak = getattr(x, "weak_type", False)
-            return jax.ShapeDtypeStruct(x.shape, x.dtype, weak_type=weak)
-        return x
-
-    return jax.tree.map(leaf, tree)
+    return jax.tree.map(lambda x: like(x) if hasattr(x, "dtype") else x, tree)
 
 
 class Trace:
@@ -80,21 +72,19 @@ class Trace:
         )
         self.ids = Ids()
         self.products: list[Multiplication] = []
-        stacked = _stacked(self.jaxpr, len(self.leaves))
+        program, _ = opened(self.jaxpr)
+        stacked = _stacked(program, len(self.leaves))
         read = {
-            v
-            for eqn in self.jaxpr.jaxpr.eqns
-            for v in eqn.invars
-            if not isinstance(v, core.Literal)
+            v for eqn in program.eqns for v in eqn.invars if not is_literal(v)
         }
-        used = [v in read for v in self.jaxpr.jaxpr.invars]
+        used = [v in read for v in program.invars]
         self.axes = [
             self._new(leaf, i in stacked, used[i])
             for i, leaf in enumerate(self.leaves)
         ]
         self._args = [
             self._argument(i, var.aval)
-            for i, var in enumerate(self.jaxpr.jaxpr.invars[len(self.leaves) :])
+            for i, var in enumerate(program.invars[len(self.leaves) :])
         ]
 
     def _new(self, leaf: Leaf, stacked: bool, read: bool) -> list[Array]:
@@ -207,29 +197,28 @@ def _zeroed(leaf: Leaf, gone: list[Array]) -> Known | None:
     return _known.Stored(None, kept, leaf.dtype)
 
 
-def _stacked(closed: Any, count: int) -> set[int]:
+def _stacked(program: Any, count: int) -> set[int]:
     """Which of the first inputs a scan goes through layer by layer."""
     found: set[int] = set()
 
     def follow(jaxpr: Any, names: dict[Any, int]) -> None:
         for eqn in jaxpr.eqns:
             name = eqn.primitive.name
-            here = [
-                None if isinstance(v, core.Literal) else names.get(v)
-                for v in eqn.invars
-            ]
+            here = [None if is_literal(v) else names.get(v) for v in eqn.invars]
             if all(i is None for i in here):
                 continue
-            if name == "scan" and eqn.params["length"] <= _control.MANY:
-                skip = eqn.params["num_consts"] + eqn.params["num_carry"]
-                found.update(i for i in here[skip:] if i is not None)
+            if name == "scan":
+                loop = read_scan(eqn)
+                if loop.length <= _control.MANY:
+                    stacks = loop.inputs(here)[2]
+                    found.update(i for i in stacks if i is not None)
             elif name == "convert_element_type" and here[0] is not None:
                 names[eqn.outvars[0]] = here[0]
             elif name in CALLS:
-                inner = _control.inner_jaxpr(eqn).jaxpr
+                inner, _ = opened(held(eqn))
                 pairs = zip(inner.invars, here, strict=True)
                 follow(inner, {v: i for v, i in pairs if i is not None})
 
-    names = {v: i for i, v in enumerate(closed.jaxpr.invars[:count])}
-    follow(closed.jaxpr, names)
+    names = {v: i for i, v in enumerate(program.invars[:count])}
+    follow(program, names)
     return found

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from jax.extend import core
 
+from jprune._jax import CALLS, is_literal, opened
 from jprune.compaction._ids import Ids
 from jprune.compaction._known import Array, Known, constant, nothing
 
@@ -56,16 +56,6 @@ class Multiplication:
 Rule = Callable[["Walk", Any, list[Value]], list[Value]]
 RULES: dict[str, Rule] = {}
 VIEWS = {"reshape", "broadcast_in_dim", "convert_element_type", "squeeze"}
-CALLS = {
-    "jit",
-    "pjit",
-    "closed_call",
-    "core_call",
-    "custom_jvp_call",
-    "custom_vjp_call",
-    "remat2",
-    "checkpoint",
-}
 _STACKED = {"scan", "convert_element_type", *CALLS}
 
 
@@ -94,7 +84,7 @@ class Walk:
         env: dict[Any, Value] = dict(zip(names, inputs, strict=True))
 
         def read(atom: Any) -> Value:
-            if isinstance(atom, core.Literal):
+            if is_literal(atom):
                 return free(constant(atom.val), np.shape(atom.val))
             return env[atom]
 
@@ -111,8 +101,9 @@ class Walk:
 
     def closed(self, closed: Any, inputs: list[Value]) -> list[Value]:
         """The outputs of a closed jaxpr."""
-        consts = [free(constant(_host(c)), np.shape(c)) for c in closed.consts]
-        return self.run(closed.jaxpr, consts + inputs)
+        jaxpr, consts = opened(closed)
+        first = [free(constant(_host(c)), np.shape(c)) for c in consts]
+        return self.run(jaxpr, first + inputs)
 
     def consume(self, values: list[Value], leaves: bool = True) -> None:
         """Counts uses: a bias that is used twice can't take a constant."""
