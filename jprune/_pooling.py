@@ -5,6 +5,7 @@ themselves: a norm above the largest is infinite, and what is below the smallest
 normal one, 1.2e-38, is 0 on backends that flush subnormal numbers (XLA's CPU).
 """
 
+import math
 from typing import Any
 
 import jax
@@ -19,36 +20,45 @@ def of_weights(layout: Layout) -> tuple[int, ...]:
     return tuple(range(2, 2 * len(layout.groups) - 1, 2))
 
 
-def _sums(
-    x: jax.Array, layout: Layout, power: int
-) -> tuple[jax.Array, jax.Array]:
-    """Of each unit a sum of powers, scaled by a power of two, and the scale.
+def _weights(
+    x: jax.Array, layout: Layout, fill: float = 0.0
+) -> tuple[jax.Array, tuple[int, ...]]:
+    """:func:`split`, and the axes of weights; there are none of one weight.
 
-    Each unit has its own: one for all would lose units that are 1e-19 of the
-    largest, as their squares are no floats.
+    XLA's CPU takes several times as long to reduce along those, too.
     """
-    x, axes = split(x, layout), of_weights(layout)
-    scale = scale_of(top_of(x, axes))
-    return jnp.sum((x * scale) ** power, axes), jnp.squeeze(scale, axes)
+    x, axes = split(x, layout, fill), of_weights(layout)
+    lone = [axis for axis in axes if x.shape[axis] == 1]
+    left = [axis for axis in range(x.ndim) if axis not in lone]
+    places = tuple(i for i, axis in enumerate(left) if axis in axes)
+    return jnp.squeeze(x, lone), places
 
 
 def _l2(x: jax.Array, layout: Layout) -> jax.Array:
-    squares, scale = _sums(x, layout, 2)
-    return jnp.sqrt(squares) / scale
+    x, axes = _weights(x, layout)
+    # Each unit has a scale of its own: one for all would lose units that are
+    # 1e-19 of the largest, as their squares are no floats.
+    scale = scale_of(top_of(x, axes))
+    squares = jnp.sum((x * scale) ** 2, axes)
+    return jnp.sqrt(squares) / jnp.squeeze(scale, axes)
 
 
 def _l1(x: jax.Array, layout: Layout) -> jax.Array:
-    return jnp.abs(split(x, layout)).sum(of_weights(layout))
+    return jnp.sum(*_weights(jnp.abs(x), layout))
 
 
 def _mean(x: jax.Array, layout: Layout) -> jax.Array:
-    sums, scale = _sums(x, layout, 1)
-    return sums / members(layout, x.shape)[None].astype(x.dtype) / scale
+    number = members(layout, x.shape)[None].astype(x.dtype)
+    x, axes = _weights(x, layout)
+    sums = jnp.sum(x, axes)
+    # A mean is a float where the sum is none.
+    part = 0.5 ** math.ceil(math.log2(number.max(initial=1)))
+    parts = jnp.sum(x * part, axes)
+    return jnp.where(jnp.isfinite(sums), sums / number, parts / (number * part))
 
 
 def _max(x: jax.Array, layout: Layout) -> jax.Array:
-    whole = split(x, layout, -jnp.inf)
-    return whole.max(of_weights(layout), initial=-jnp.inf)
+    return jnp.max(*_weights(x, layout, -jnp.inf), initial=-jnp.inf)
 
 
 POOLINGS = {"l2": _l2, "l1": _l1, "mean": _mean, "max": _max}

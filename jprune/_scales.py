@@ -13,7 +13,7 @@ from jax import lax
 
 
 def scale_of(largest: jax.Array) -> jax.Array:
-    """The factor that brings entries up to ``largest`` near one.
+    """The factor that brings entries up to ``largest`` near one; 0 < it < inf.
 
     A factor and no divisor, as XLA divides by multiplying with a reciprocal,
     which may be subnormal.
@@ -26,9 +26,8 @@ def scale_of(largest: jax.Array) -> jax.Array:
 
 
 def top_of(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """The largest finite magnitude along some axes, which stay with size 1."""
-    finite = jnp.where(jnp.isfinite(x), jnp.abs(x), 0)
-    return jnp.max(finite, axes, keepdims=True, initial=0)
+    """The largest magnitude along some axes, which stay with size 1."""
+    return jnp.max(jnp.abs(x), axes, keepdims=True, initial=0)
 
 
 def spread(x: jax.Array, scale: jax.Array) -> jax.Array:

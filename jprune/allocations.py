@@ -269,7 +269,8 @@ def global_ranking(
 def _by_norm(x: jax.Array) -> jax.Array:
     """Each pool divided by its norm; what is not finite stays as it is."""
     axes = tuple(range(1, x.ndim))
-    finite, top = jnp.where(jnp.isfinite(x), x, 0), top_of(x, axes)
+    finite = jnp.where(jnp.isfinite(x), x, 0)
+    top = top_of(finite, axes)
     scale = scale_of(top)
     squares = jnp.sum((finite * scale) ** 2, axes, keepdims=True)
     norm = jnp.sqrt(jnp.where(top > 0, squares, 1))

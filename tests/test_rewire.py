@@ -399,11 +399,14 @@ def test_models_with_counts_of_their_own_search_only_when_due(
         jax.debug.callback(lambda: scored.append(1))
         return jnp.abs(w)
 
+    def rising(count: Any) -> Any:
+        return jnp.minimum(0.3 + 0.1 * count, 0.9)
+
     spied = criteria.custom(score)
     tx = (
         jprune.rewire(optax.sgd(0.1), 0.5, grow=spied, fraction=0.5, every=3)
         if transform == "rewire"
-        else jprune.prune(lambda n: 0.3 + 0.1 * n, criterion=spied, every=3)
+        else jprune.prune(rising, criterion=spied, every=3)
     )
     models = jnp.stack([jnp.ones((4, 4)), -jnp.ones((4, 4))])
     state, update = jax.vmap(tx.init)(models), jax.jit(jax.vmap(tx.update))
