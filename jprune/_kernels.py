@@ -17,6 +17,7 @@ import numpy as np
 from jax import lax
 
 from jprune._keys import float_of, keys_of
+from jprune._layout import on_mesh
 
 EVERY = 2**31 - 1
 """A bound before which all flat indices lie."""
@@ -166,9 +167,7 @@ def _count(flags: list[jax.Array]) -> list[jax.Array]:
     # Rows first, if they are long: the CPU backend shares out what is summed to
     # several numbers among its threads. On a mesh it would gather them.
     rows = (
-        jax.device_count() == 1
-        and shape[0] == 1
-        and math.prod(shape[2:]) >= 512
+        not on_mesh(flags[0]) and shape[0] == 1 and math.prod(shape[2:]) >= 512
     )
     counts = lax.reduce(
         tuple(flag.astype(np.int32) for flag in flags),

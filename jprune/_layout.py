@@ -141,12 +141,28 @@ def _names(part: Any) -> tuple[str, ...]:
     return part if isinstance(part, tuple) else (part,)
 
 
+def on_mesh(x: jax.Array) -> bool:
+    """Whether an array may be divided among devices, as its type says.
+
+    Not where all axes are manual: inside ``shard_map`` it is what one device has.
+    """
+    mesh = jax.typeof(x).sharding.mesh
+    return not (mesh.empty or mesh.are_all_axes_manual)
+
+
 def laid_out_like(x: jax.Array, here: jax.Array) -> jax.Array:
     """``here``, on an Explicit mesh divided as ``x`` of the same shape is."""
     sharding = jax.typeof(x).sharding
     if sharding.mesh.are_all_axes_explicit:
         return jax.sharding.reshard(here, sharding.spec)
     return here
+
+
+def everywhere(x: jax.Array) -> jax.Array:
+    """``x``, on an Explicit mesh whole on every device."""
+    if jax.typeof(x).sharding.mesh.are_all_axes_explicit:
+        return jax.sharding.reshard(x, PartitionSpec())
+    return x
 
 
 def rearrange(

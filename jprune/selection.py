@@ -31,6 +31,7 @@ from jprune._kernels import (
     rows_of,
 )
 from jprune._keys import bits_of, full_range, outside
+from jprune._layout import on_mesh
 from jprune._plan import Plan, not_before, plan_of
 from jprune._search import Bracket, aim, around, evenly, search
 from jprune._trees import is_hole, leaves_with_path, rebuild
@@ -70,13 +71,18 @@ def top_k_mask(scores: Tree, k: jax.typing.ArrayLike) -> Masks:
     for path, leaf in leaves:
         if not is_hole(leaf):
             check_floating("`top_k_mask(scores, k)`", path, leaf)
-    units = [jnp.asarray(x)[None] for _, x in leaves if not is_hole(x)]
-    size = sum(x.size for x in units)
-    wanted = _checked_k(k, size)
-    masks = iter(select(units, wanted) if units else [])
+    arrays = [jnp.asarray(x) for _, x in leaves if not is_hole(x)]
+    wanted = _checked_k(k, sum(x.size for x in arrays))
+    masks = iter(_top(arrays, wanted) if arrays else [])
     return rebuild(
-        scores, [x if is_hole(x) else next(masks)[0] for _, x in leaves]
+        scores, [x if is_hole(x) else next(masks) for _, x in leaves]
     )
+
+
+@jax.jit  # else the axis of pools would be a copy of the scores
+def _top(scores: list[jax.Array], wanted: Count) -> list[jax.Array]:
+    """The best of all, as one pool."""
+    return [mask[0] for mask in select([x[None] for x in scores], wanted)]
 
 
 def _checked_k(k: Any, size: int) -> Count:
@@ -312,7 +318,7 @@ def _stride(x: jax.Array, axis: int, most: int) -> int:
     whole = n if axis + 1 == x.ndim else n // 64
     if sharding.mesh.are_all_axes_explicit:
         whole = whole if sharding.spec[axis] is None else 1
-    elif jax.device_count() > 1:
+    elif on_mesh(x):
         # The axis may be divided, by up to 64: a divisor of the smallest part.
         most = 2 ** (most.bit_length() - 1)
         whole = math.gcd(n // 64, most) if n % 64 == 0 else 1

@@ -12,7 +12,7 @@ from test_compaction import SLOW
 from test_units import SHAPES, fn
 
 import jprune
-from jprune import allocations, report
+from jprune import _find, allocations, report
 from jprune.compaction._costs import fraction_left
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -251,3 +251,19 @@ def test_refusals(graph, params):
             structure=jprune.units(graph, by="parameters"),
             allocation=allocations.global_ranking(),
         )
+
+
+def test_units_are_ranked_once(monkeypatch, graph, params):
+    """Whatever the budget, and not at each step towards it."""
+    calls: list[Any] = []
+    select = _find.select
+
+    def counted(*args: Any) -> Any:
+        calls.append(args)
+        return select(*args)
+
+    monkeypatch.setattr(_find, "select", counted)
+    structure = jprune.units(graph, by="multiply_adds")
+    ranking = allocations.global_ranking()
+    jprune.find_masks(params, 0.5, structure=structure, allocation=ranking)
+    assert len(calls) <= 2  # and once more, to fill up to multiples

@@ -15,7 +15,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jprune
-from jprune import _counts, selection
+from jprune import _counts, _jax, _kernels, selection
 from jprune._ranking import select_few
 from jprune._trees import together
 
@@ -83,8 +83,7 @@ def test_float64():
 @pytest.mark.parametrize(
     "kind", ["normal", "heavy", "zeros", "sorted", "equal"]
 )
-def test_large_enough_to_be_sampled(monkeypatch, kind):
-    monkeypatch.setattr(jax, "device_count", lambda: 1)
+def test_large_enough_to_be_sampled(kind):
     rng = np.random.default_rng(1)
     x = rng.normal(size=(1000, 300)).astype(np.float32)
     x = {
@@ -222,14 +221,29 @@ def test_each_pool_on_its_own(with_kept, times):
             np.testing.assert_array_equal(np.ravel(mask[p]), wanted)
 
 
-@pytest.mark.parametrize("count", [1, 8])
-def test_rows_are_counted_first_on_one_device(monkeypatch, count):
-    monkeypatch.setattr(jax, "device_count", lambda: count)
+@pytest.mark.parametrize("divided", [False, True])
+def test_rows_are_counted_first_where_nothing_is_divided(divided):
+    """It is the array that counts, and not the devices of the process."""
+    assert jax.device_count() > 1
     rng = np.random.default_rng(6)
     x = jnp.asarray(rng.integers(0, 50, size=(20, 700)), jnp.float32)
+    if divided:
+        mesh = jax.make_mesh((2,), ("a",), axis_types=(AxisType.Auto,))
+        x = jax.device_put(x, NamedSharding(mesh, P("a")))
+    rows = jax.make_jaxpr(_kernels.count_true)(x[None] > 25)
+    assert ("reduce_sum" in str(rows)) == (not divided)
     for k in (0, 7000, 13_990):
-        found = jax.jit(lambda x, k: selection.top_k_mask(x, k))(x, k)
+        found = jax.jit(selection.top_k_mask)(x, k)
         np.testing.assert_array_equal(joined(found), expected([x], k))
+
+
+def test_scores_are_not_copied_outside_of_jit():
+    """One program does it all: nothing is done to the scores before."""
+    program = jax.make_jaxpr(selection.top_k_mask)(jnp.ones((8, 4)), 5)
+    (scores, _), eqns = program.jaxpr.invars, program.jaxpr.eqns
+    readers = [eqn.primitive.name for eqn in eqns if scores in eqn.invars]
+    assert len(readers) == 1
+    assert readers[0] in _jax.INLINED
 
 
 def test_ends_with_counts_that_contradict():
