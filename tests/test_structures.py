@@ -272,13 +272,11 @@ def test_gradually(name: str, allocation: str) -> None:
             assert more or not (new[k] & ~masks[k]).any()
             assert not np.asarray(params[k])[~new[k]].any()
         masks = new
-    final = jprune.find_masks(
-        draw(0), 0.75, structure=structure, allocation=rule
-    )
+    final = find(name, allocation, draw(0), 48, FULL)  # as many are kept
     for k, u in ((k, Units(name, k, masks[k], masks[k])) for k in SHAPES):
         assert (u.mask(u.kept) == masks[k]).all()  # units are whole
         if allocation in ("uniform", "erdos_renyi"):
-            counts = Units(name, k, draw(0)[k], np.asarray(final[k])).kept
+            counts = Units(name, k, draw(0)[k], final[k]).kept
             assert (u.kept.sum(1) == counts.sum(1)).all()
 
 
