@@ -14,7 +14,7 @@ from jprune import _budget, _counts
 from jprune._budget import Budget
 from jprune._checks import is_traced
 from jprune._method import Kept, Method
-from jprune._trees import together, wide
+from jprune._trees import together
 from jprune._typing import Tree
 from jprune._varying import computed_now
 from jprune.allocations import Pools
@@ -106,10 +106,11 @@ def check_reach(method: Method, params: Tree, sparsity: Any) -> None:
 def pools_of(method: Method, params: Tree) -> Pools:
     """The pools of units of some parameters."""
 
-    def units_of(params: Tree) -> Tree:
-        return method.structure.to_units(jax.tree.map(wide, params))
-
-    tree = jax.eval_shape(units_of, params)
+    # Shapes alone: not how a mesh divides them.
+    shapes_of = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(np.shape(x), np.float32), params
+    )
+    tree = jax.eval_shape(method.structure.to_units, shapes_of)
     units = jax.tree.leaves(tree)
     form: Any = jax.tree.structure(params)
     of_leaves = form == jax.tree.structure(tree)

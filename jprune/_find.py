@@ -25,10 +25,9 @@ from jprune._checks import (
     is_fraction,
     is_traced,
 )
-from jprune._layout import everywhere
 from jprune._method import Kept, Method, kept_units, unit_scores
 from jprune._paths import like
-from jprune._ranking import select_few
+from jprune._ranking import places, select_few
 from jprune._seeds import key_maker
 from jprune._trees import is_hole
 from jprune._typing import Masks, Tree, Where
@@ -172,42 +171,18 @@ def _affordable(
 ) -> _counts.Count:
     """How many of the best units of all a budget is enough for."""
     structure, pools = method.structure, pools_of(method, params)
-    sizes, places = sizes_of(units), _places(units, kept)
+    sizes, ranks = sizes_of(units), places(units, kept, joint=True)
 
     def at(sparsity: Any) -> _counts.Count:
         return _counts.count_of(method.allocation.counts(pools, sparsity))
 
     def left(sparsity: Any) -> jax.Array:
         most = _counts.to_int32(at(sparsity))
-        counts = count_kept([x < most for x in places], joint=False)
+        counts = count_kept([x < most for x in ranks], joint=False)
         return structure.cost(multiples(counts, sizes, structure.round_to))  # type: ignore[misc]
 
     traced = any(map(is_traced, jax.tree.leaves((units, kept))))
     return at(_budget.units_lost(left, budget.sparsity, traced=traced))
-
-
-@jax.jit
-def _places(
-    units: list[jax.Array], kept: list[jax.Array] | None
-) -> list[jax.Array]:
-    """Where each unit stands in the order of all: int32, the best at 0.
-
-    Units that cost something are few (see :data:`jprune._budget.BITS`), so that
-    they are sorted, once, whatever the budget.
-    """
-
-    def flat(arrays: list[jax.Array]) -> jax.Array:
-        return jnp.concatenate([everywhere(x).ravel() for x in arrays])
-
-    order = jnp.argsort(flat(units), descending=True, stable=True)
-    if kept is not None:
-        order = order[jnp.argsort(~flat(kept)[order], stable=True)]
-    places = jnp.argsort(order).astype(np.int32)
-    ends = np.cumsum([x.size for x in units])[:-1]
-    return [
-        part.reshape(x.shape)
-        for part, x in zip(jnp.split(places, ends), units, strict=True)
-    ]
 
 
 def _filled_up(

@@ -20,10 +20,11 @@ def landmarks(dtype: Any) -> tuple[Any, Any]:
     return sign, np.array(np.inf, real).view(dtype)
 
 
-def full_range(dtype: Any) -> tuple[jax.Array, jax.Array]:
-    """Keys under those of all floats, and at those of all: ``[1]`` each."""
+def full_range(dtype: Any) -> tuple[Any, Any]:
+    """Keys under those of all floats, and at those of all."""
     sign, infinity = landmarks(dtype)
-    return jnp.full(1, sign - infinity - 1), jnp.full(1, sign + infinity + 1)
+    one = np.array(1, dtype)
+    return sign - infinity - one, sign + infinity + one
 
 
 def bits_of(keys: jax.Array) -> jax.Array:
@@ -47,14 +48,34 @@ def keys_of(x: jax.Array) -> jax.Array:
     return jnp.where(jnp.isnan(x), sign + infinity + 1, keys)
 
 
-def outside(low: jax.Array, high: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Ends that are not subnormal, which the backend may take for 0."""
-    sign, _ = landmarks(low.dtype)
-    real = np.float64 if low.dtype.itemsize == 8 else np.float32
-    tiny = np.array(np.finfo(real).tiny).view(low.dtype)
-    low_in = (low > sign - tiny) & (low < sign + tiny)
-    high_in = (high > sign - tiny) & (high < sign + tiny)
-    return (
-        jnp.where(low_in, sign - tiny, low),
-        jnp.where(high_in, sign + tiny, high),
-    )
+_BITS = {
+    np.dtype(real): np.dtype(bits)
+    for real, bits in {
+        np.float16: np.uint16,
+        jnp.bfloat16: np.int16,
+        np.float32: np.uint32,
+        np.float64: np.uint64,
+    }.items()
+}
+_FLOATS = {bits: real for real, bits in _BITS.items()}
+
+
+def bits_type(dtype: Any) -> Any:
+    """The type of the bits of floats, which tells what they are of."""
+    return _BITS[np.dtype(dtype)]
+
+
+def none(dtype: Any) -> np.ndarray:
+    """What is never counted: bits of no score, NaN that is above all, or False."""
+    dtype = np.dtype(dtype)
+    if dtype in _FLOATS:
+        return np.full((), 2 ** (8 * dtype.itemsize) - 1, np.uint64).astype(
+            dtype
+        )
+    return np.array(np.nan if jnp.issubdtype(dtype, jnp.floating) else 0, dtype)
+
+
+def scores_of(x: jax.Array) -> jax.Array:
+    """Scores, if need be from their bits."""
+    real = _FLOATS.get(np.dtype(x.dtype))
+    return x if real is None else lax.bitcast_convert_type(x, real)

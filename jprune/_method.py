@@ -84,12 +84,20 @@ class Kept(NamedTuple):
     counts: jax.Array  # int32, see :func:`jprune.selection.count_kept`
 
 
-def kept_units(method: Method, masks: Masks) -> Kept:
-    """Units of which any weight is kept, and how many."""
-    scores = jax.tree.map(lambda m: m.astype(jnp.float32), masks)
-    units = [x > 0 for x in jax.tree.leaves(method.structure.to_units(scores))]
-    joint = method.allocation.joint
-    none = jnp.zeros(0, np.int32)
-    if method.structure.few and units:
+def kept_units(
+    method: Method, masks: Masks, counts: jax.Array | None = None
+) -> Kept:
+    """Units of which any weight is kept, and how many unless it is known."""
+    structure, joint = method.structure, method.allocation.joint
+    if structure.moves:
+        units = jax.tree.leaves(structure.to_units(masks))
+    else:
+        ones = jax.tree.map(lambda m: m.astype(jnp.float32), masks)
+        units = [x > 0 for x in jax.tree.leaves(structure.to_units(ones))]
+    if counts is not None:
+        return Kept(units, counts)
+    if not units:
+        return Kept(units, jnp.zeros(0, np.int32))
+    if structure.few:
         return Kept(units, together([count_alike(x)[None] for x in units]))
-    return Kept(units, count_kept(units, joint=joint) if units else none)
+    return Kept(units, count_kept(units, joint=joint))

@@ -1,13 +1,15 @@
-"""Which part of a tree an array of counts speaks of, and what is read at once.
+"""Which part of a tree an array of counts speaks of, and how the tree is read.
 
 An *entry* is what one leaf has of one pool; entries follow each other leaf after
-leaf. Small leaves of one shape are read in *blocks*: a program for each leaf of
-hundreds would take long to compile and to start.
+leaf. What compiling costs are programs that differ: so leaves of one size are read by
+one program, in a loop over *blocks* of a few of them, and what is done leaf by leaf
+is the same program for all leaves of one size.
 """
 
 import math
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -16,159 +18,199 @@ from jax import lax
 
 from jprune import _counts
 from jprune._counts import Count
+from jprune._keys import none
+from jprune._layout import on_mesh
 from jprune._trees import together
-from jprune._varying import vary_like
+
+_BLOCK = 2**20  # bytes: what a core has near
+_FEW = 2**16  # bytes that may be copied in any case
+
+Group: TypeAlias = tuple[tuple[int, ...], ...]
+"""Blocks of leaves, alike if there are several."""
 
 
 class Plan(NamedTuple):
-    """How values go to leaves and blocks, and counts come back.
+    """How values go to leaves, and counts come back.
 
     Each entry is a pool of its own; or, if ``joint``, all are one pool.
     """
 
     joint: bool
     entries: tuple[int, ...]  # how many each leaf has
-    blocks: tuple[tuple[int, ...], ...]  # leaves that are read together
+    units: tuple[int, ...]  # how many each of them has
+    groups: tuple[Group, ...]
 
     @property
-    def many(self) -> bool:
-        """Whether there are so many blocks that compiling takes long."""
-        return len(self.blocks) > 32
-
-    @property
-    def points(self) -> int:
-        """How many keys to ask for in one pass."""
-        return 3 if self.many else 7
+    def sizes(self) -> np.ndarray:
+        """Units of each entry, ``[1, entries]`` int32."""
+        return np.repeat(self.units, self.entries).astype(np.int32)[None]
 
     def pooled(self, each: jax.Array) -> Count:
-        """Counts ``[..., entries]`` to those of pools, ``[..., pools]``."""
-        counts = _counts.count_of(each)
+        """Counts ``[rows, entries]`` to those of pools, ``[rows, pools]``."""
         if not self.joint:
-            return counts
-        first = jax.tree.map(lambda c: jnp.moveaxis(c, -1, 0), counts)
-        return jax.tree.map(lambda c: c[..., None], _counts.total(first))
+            return _counts.count_of(each)
+        if self.sizes.sum(dtype=np.int64) < 2**31:
+            return _counts.count_of(each.sum(1, keepdims=True, dtype=np.int32))
+        total = _counts.total(_counts.count_of(each.T))
+        return jax.tree.map(lambda c: c[:, None], total)
 
     def to_leaves(self, values: jax.Array) -> list[jax.Array]:
         """``[..., entries]`` cut into one array for each leaf; of one, for all."""
         return split(values, self.entries)
 
-    def to_blocks(self, values: jax.Array) -> list[jax.Array]:
-        """The same for each block."""
-        if self._moves and values.shape[-1] > 1:
-            values = values[..., self._order]
-        sizes = [sum(self.entries[i] for i in block) for block in self.blocks]
-        return split(values, sizes)
+    @property
+    def whole(self) -> bool:
+        """Whether a search must see all leaves at once."""
+        return self.joint or all(len(group) == 1 for group in self.groups)
 
     def read(
         self,
-        function: Callable[..., list[jax.Array]],
-        leaves: list[Any],
-        *values: list[jax.Array],
+        function: Callable[..., jax.Array],
+        leaves: list[jax.Array],
+        values: jax.Array | None = None,
     ) -> jax.Array:
         """Some numbers of each entry, ``[numbers, entries]``.
 
         Args:
-          function: Of a leaf, and what is its own of the values, to ``[pools]``
-            of each number.
-          leaves: Trees of arrays ``[pools, ...]``, alike within a block.
-          values: For each block.
+          function: Of several arrays, and what is their own of the values if there
+            are any, to the numbers of their entries.
+          leaves: Arrays ``[pools, ...]``.
+          values: ``[rows, entries]``.
         """
-        found: list[list[jax.Array]] = []
-        for block, *own in zip(self.blocks, *values, strict=True):
-            parts = [leaves[i] for i in block]
-            known = [*own, *(found[-1] if found else [])]
+        found, order = [], []
+        lone = [i for group in self.groups if len(group) == 1 for i in group]
+        if lone:
+            order.append(self._entries(lone))
+            blocks = [_stacked([leaves[i] for i in block]) for block in lone]
+            own = () if values is None else (_picked(values, order[-1]),)
+            found.append(function(blocks, *own))
+        for group in self.groups:
+            if len(group) > 1:
+                order.append(self._entries(group))
+                own = () if values is None else (_picked(values, order[-1]),)
+                found.append(_in_turn(function, leaves, group, *own))
+        # To fill the last of blocks some leaves are read twice.
+        _, first = np.unique(np.concatenate(order), return_index=True)
+        return _picked(jnp.concatenate(found, axis=1), first)
 
-            def numbers(parts: Any = parts, own: Any = own) -> list[jax.Array]:
-                return function(_stacked(parts), *own)
-
-            # Else all blocks would be stacked before the first is read.
-            after = known and len(block) > 1
-            found.append(not_before(known[-1], numbers) if after else numbers())
-        if all(x.shape == (1,) for x in jax.tree.leaves(found)):
-            # One array of all: to stack what is of each block takes longer.
-            flat = together([x for numbers in found for x in numbers])
-            each = flat.reshape(len(found), -1).T
-        else:
-            each = together([jnp.stack(numbers) for numbers in found])
-        return each[:, np.argsort(self._order)] if self._moves else each
-
-    def ends(self, each: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The least and the highest of pools, from those ``[2, entries]``."""
-        least, most = each
-        if not self.joint:
-            return least, most
-        return least.min(keepdims=True), most.max(keepdims=True)
-
-    @property
-    def _order(self) -> np.ndarray:
-        """The entries block after block."""
+    def _entries(self, group: Sequence[tuple[int, ...]]) -> np.ndarray:
+        """The entries of the leaves of some blocks, in turn."""
         ends = np.cumsum(self.entries)
-        each = [
-            np.arange(e - n, e) for e, n in zip(ends, self.entries, strict=True)
-        ]
-        return np.concatenate([each[i] for block in self.blocks for i in block])
-
-    @property
-    def _moves(self) -> bool:
-        leaves = [i for block in self.blocks for i in block]
-        return leaves != sorted(leaves)
-
-
-def plan_of(leaves: list[Any], *, joint: bool) -> Plan:
-    """A plan for trees of arrays ``[pools, ...]``.
-
-    A block is a copy of its leaves: of at most a sixteenth of all of them. How
-    leaves are divided by Auto axes of a mesh is not known: they are read one by one.
-    """
-    arrays = [jax.tree.leaves(leaf) for leaf in leaves]
-    alike: dict[Any, list[int]] = {}
-    for i, own in enumerate(arrays):
-        types = tuple(map(jax.typeof, own))
-        meshes = [x.sharding.mesh for x in types]
-        known = all(m.empty or m.are_all_axes_explicit for m in meshes)
-        alike.setdefault(types if known else i, []).append(i)
-    size = [sum(x.size * x.dtype.itemsize for x in own) for own in arrays]
-    blocks = []
-    for members in alike.values():
-        many = max(1, sum(size) // 16 // max(1, size[members[0]]))
-        blocks += [
-            tuple(members[i : i + many]) for i in range(0, len(members), many)
-        ]
-    entries = tuple(len(own[0]) for own in arrays)
-    return Plan(joint, entries, tuple(blocks))
-
-
-def not_before(known: jax.Array, function: Callable[[], Any]) -> Any:
-    """``function()``, of which nothing is computed before something is known.
-
-    The condition always holds, but the compiler doesn't know. (Where `vmap` maps
-    what is known it becomes a selection, and orders nothing.) A barrier does not
-    do: it is taken away before operations are moved out of loops and ordered.
-    """
-
-    def never() -> Any:
-        return jax.tree.map(
-            lambda x: vary_like(jnp.zeros(x.shape, x.dtype), x),
-            jax.eval_shape(function),
+        return np.concatenate(
+            [
+                np.arange(ends[i] - self.entries[i], ends[i])
+                for block in group
+                for i in block
+            ]
         )
 
-    odd = known.ravel()[:1] & np.array(1, known.dtype)
-    return lax.cond(jnp.sum(odd) < 2, function, never)
+
+def _in_turn(
+    function: Callable[..., jax.Array],
+    leaves: list[jax.Array],
+    group: Group,
+    values: jax.Array | None = None,
+) -> jax.Array:
+    """Of many blocks: in a loop, so that one exists at a time."""
+    blocks = [partial(_stacked, [leaves[i] for i in block]) for block in group]
+    own: tuple[jax.Array, ...] = ()
+    if values is not None:
+        parts = values.reshape(len(values), len(group), -1)
+        own = (parts.swapaxes(0, 1),)
+
+    def one(i: Any, own: Any) -> tuple[Any, jax.Array]:
+        return i + 1, function([lax.switch(i, blocks)], *own)
+
+    _, each = lax.scan(one, np.int32(0), own, length=len(group))
+    return each.swapaxes(0, 1).reshape(each.shape[1], -1)
 
 
-def _stacked(leaves: list[Any]) -> Any:
-    """Trees of arrays alike as one, pools after pools."""
-    if len(leaves) == 1:
-        return leaves[0]
-    return jax.tree.map(lambda *x: jnp.concatenate(x), *leaves)
+def at_once(
+    function: Callable[..., jax.Array],
+    blocks: list[jax.Array],
+    values: jax.Array | None = None,
+) -> jax.Array:
+    """``function`` of each array and its own values, ``[numbers, entries]``."""
+    if values is None:
+        return together([function(x) for x in blocks])
+    own = split(values, [len(x) for x in blocks])
+    return together([function(*part) for part in zip(blocks, own, strict=True)])
+
+
+def _picked(values: jax.Array, entries: np.ndarray) -> jax.Array:
+    if np.array_equal(entries, np.arange(values.shape[1])):
+        return values
+    return values[:, entries]
+
+
+def plan_of(leaves: list[jax.Array], *, joint: bool) -> Plan:
+    """A plan for arrays ``[pools, rows, units]``.
+
+    Leaves of one size are read in blocks, which are copies: of at most a sixteenth
+    of all, and of a few small leaves of any size. Larger ones are read as they are;
+    so are all on a mesh, where nobody knows how they are divided.
+    """
+    size = [x.size * x.dtype.itemsize for x in leaves]
+    units = [math.prod(x.shape[1:]) for x in leaves]
+    most = sum(size) // 16
+    block = min(most, _BLOCK)
+    alike: dict[Any, list[int]] = {}
+    for i, x in enumerate(leaves):
+        copied = 0 < size[i] <= max(most, _FEW) and not on_mesh(x)
+        alike.setdefault(jax.typeof(x) if copied else i, []).append(i)
+    groups: list[Group] = []
+    few: dict[Any, list[int]] = {}
+    for kind, members in alike.items():
+        each = size[members[0]]
+        if kind != members[0] and len(members) * each <= max(block, _FEW):
+            few.setdefault(kind.dtype, []).extend(members)
+        elif len(members) > 1 and each <= most:
+            groups.append(_filled(members, max(1, block // each)))
+        else:
+            groups += [((i,),) for i in members]
+    for members in few.values():  # the smallest in one block
+        members.sort(key=lambda i: units[i])
+        pools = np.cumsum([len(leaves[i]) for i in members])
+        row = np.array([size[i] // len(leaves[i]) for i in members])
+        fit = np.searchsorted(pools * row, max(block, _FEW), side="right")
+        groups += [(tuple(members[:fit]),)] if fit else []
+        groups += [((i,),) for i in members[fit:]]
+    entries = tuple(map(len, leaves))
+    return Plan(joint, entries, tuple(units), tuple(groups))
+
+
+def _filled(members: list[int], many: int) -> Group:
+    """Blocks of the same number of leaves; to fill the last some stand twice."""
+    blocks = -(-len(members) // many)
+    each = -(-len(members) // blocks)
+    return tuple(map(tuple, np.resize(members, (blocks, each)).tolist()))
+
+
+def _stacked(leaves: list[jax.Array]) -> jax.Array:
+    """Arrays as one, pools after pools; of various sizes, filled in front.
+
+    NaN and False are never counted there: places are counted from the end.
+    """
+    if len({x.shape[1:] for x in leaves}) > 1:
+        flat = [x.reshape(len(x), 1, math.prod(x.shape[1:])) for x in leaves]
+        most = max(x.shape[2] for x in flat)
+        leaves = [
+            lax.pad(
+                x,
+                none(x.dtype),
+                ((0, 0, 0), (0, 0, 0), (most - x.shape[2], 0, 0)),
+            )
+            for x in flat
+        ]
+    return jnp.concatenate(leaves) if len(leaves) > 1 else leaves[0]
 
 
 def split(values: jax.Array, sizes: Iterable[int]) -> list[jax.Array]:
     """``[..., entries]`` cut into parts of some sizes; ``[..., 1]`` is for all.
 
-    Many parts of one size are picked by sums: a slice is compiled for itself, and
-    takes as long as a loop over a leaf, while sums are all the same program. Few at
-    a time, as the compiler splits long sums.
+    Many parts of one size are taken off the front, one after the other: slices at
+    different places would be different programs, and so would be all that is done
+    with them.
     """
     sizes, (*rows, entries) = list(sizes), values.shape
     if entries == 1:
@@ -177,16 +219,21 @@ def split(values: jax.Array, sizes: Iterable[int]) -> list[jax.Array]:
     parts: dict[int, jax.Array] = {}
     for size in set(sizes):
         alike = [i for i, n in enumerate(sizes) if n == size]
-        if len(alike) <= 16:
+        if len(alike) < 4:
             for i in alike:
                 parts[i] = values[..., starts[i] : starts[i + 1]]
             continue
-        whole = values[..., starts[alike][:, None] + np.arange(size)]
-        few = math.isqrt(len(alike))
-        for first in range(0, len(alike), few):
-            some = whole[..., first : first + few, :]
-            ones = np.eye(some.shape[-2], dtype=bool)[..., None]
-            for i, one in zip(alike[first:], ones, strict=False):
-                part = jnp.sum(some, -2, where=one)
-                parts[i] = part.astype(values.dtype)
+        few = math.isqrt(len(alike) - 1) + 1
+        filled = np.resize(alike, (few, few))
+        table = values[..., starts[filled][..., None] + np.arange(size)]
+        table = jnp.moveaxis(table, (-3, -2), (0, 1))
+        for i in range(0, len(alike), few):
+            row, table = _first(table)
+            for j in alike[i : i + few]:
+                parts[j], row = _first(row)
     return [parts[i] for i in range(len(sizes))]
+
+
+def _first(values: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The first of some values, and all with the next one in front."""
+    return values[0], lax.optimization_barrier(jnp.roll(values, -1, 0))

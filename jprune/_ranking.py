@@ -1,9 +1,63 @@
-"""Which units stay in very many pools of few units: by comparing all pairs."""
+"""Which units stay where they are few: by sorting, or by comparing all pairs."""
+
+import math
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 
+from jprune._layout import everywhere
 from jprune._plan import split
+from jprune._trees import wide_dtype
+
+
+@partial(jax.jit, static_argnames="joint")
+def places(
+    units: list[jax.Array], kept: list[jax.Array] | None, *, joint: bool
+) -> list[jax.Array]:
+    """Where each unit stands in the order of its pool, the best at 0.
+
+    Two sorts of all: compiled soon, and slow if units are many.
+
+    Args:
+      units: Scores; unless in one ranking axis 0 of each indexes pools.
+      kept: Bool arrays like ``units``: units that come before all others.
+      joint: Whether all are one pool.
+
+    Returns:
+      int32 arrays like ``units``.
+    """
+
+    def flat(arrays: list[jax.Array], dtype: Any) -> jax.Array:
+        return jnp.concatenate(
+            [everywhere(x.astype(dtype).ravel()) for x in arrays]
+        )
+
+    real = wide_dtype(*(x.dtype for x in units))
+    scores = flat(units, real)
+    nan = jnp.isnan(scores)
+    first = (~nan).astype(np.int32)  # NaN is above all
+    if kept is not None:
+        first += np.int32(2) * (~flat(kept, bool)).astype(np.int32)
+    begin = np.zeros(scores.size, np.int32)  # of the unit's pool
+    if not joint:
+        sizes = np.repeat(
+            [math.prod(x.shape[1:]) for x in units], [len(x) for x in units]
+        )
+        begin = np.repeat(np.cumsum(sizes) - sizes, sizes).astype(np.int32)
+        first += np.int32(4) * begin
+    down = jnp.where(nan, np.zeros((), real), -scores)
+    index = lax.iota(np.int32, scores.size)
+    *_, order = lax.sort((first, down, index), num_keys=2, is_stable=True)
+    _, place = lax.sort((order, index), num_keys=1)
+    ends = np.cumsum([x.size for x in units])[:-1]
+    return [
+        part.reshape(x.shape)
+        for part, x in zip(jnp.split(place - begin, ends), units, strict=True)
+    ]
 
 
 def select_few(

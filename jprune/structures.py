@@ -72,6 +72,7 @@ class Structure(NamedTuple):
     # fraction of the cost that is left.
     cost: Callable[[jax.Array], jax.Array] | None = None
     pooling: str | None = None  # its name: norms lose the signs of scores
+    moves: bool = False  # whether units are weights, and only moved: bools too
 
     def __repr__(self) -> str:
         return show(self)
@@ -133,7 +134,14 @@ def _structure(
 
         return jax.tree_util.tree_map_with_path(leaf, params, units)
 
-    return Structure(to_units, to_masks, few=few, pooling=pooling, **fields)
+    return Structure(
+        to_units,
+        to_masks,
+        few=few,
+        pooling=pooling,
+        moves=pooling is None,
+        **fields,
+    )
 
 
 def _weights_last(layout: Layout) -> tuple[int, ...]:

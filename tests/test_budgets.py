@@ -83,6 +83,7 @@ def expected(params, sparsity, by, name):
 
 
 @pytest.mark.parametrize("name", ["uniform", "ranking"])
+@pytest.mark.slow
 def test_costs_of_pools_that_may_be_emptied(name, graph, params):
     """As in a structure of one's own, which says nothing of multiples."""
     structure = jprune.units(graph, by="parameters")._replace(round_to=0)

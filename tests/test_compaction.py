@@ -499,6 +499,7 @@ def test_jit_vmap_export():
         np.testing.assert_allclose(found, wanted, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_plan_is_plain_data():
     fn, params, args = MODELS["gpt"]()
     params = random_tree(params)
@@ -840,6 +841,7 @@ def check(model: Model) -> None:
     assert relative(small.certify(*args, seeds=1)) < 1e-11
 
 
+@pytest.mark.slow
 def test_slots_with_axes_in_front_are_cut() -> None:
     """L-BFGS is; the statistics of Adafactor and SM3 are refused by name."""
     variables = MLP((160, 140, 3)).init(jax.random.key(0), jnp.ones((1, 130)))

@@ -59,6 +59,7 @@ def test_quickstart(run: Run) -> None:
     assert sum(bool(line.strip()) for line in code.splitlines()) <= 30
 
 
+@pytest.mark.slow
 def test_flax_nnx(run: Run) -> None:
     names, printed = run("flax_nnx", "--steps=40", "--sparsity=0.5")
     model = names["model"]
@@ -79,6 +80,7 @@ def test_flax_train_state(run: Run, tmp_path: Path) -> None:
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_checkpoint(run: Run) -> None:
     flags = ("--steps=12", "--every=4", "--kill=10")
     names, printed = run("checkpoint", *flags)
@@ -107,6 +109,7 @@ def test_load_prune_save(run: Run, tmp_path: Path) -> None:
     assert sum(zeros(names["pruned"])) == round(0.95 * 8832)
 
 
+@pytest.mark.slow
 def test_ema(run: Run) -> None:
     found = run("ema", "--steps=40")[0]["zeros"]
     masked = [name for name in found if name.endswith((": weights", "masked"))]
@@ -129,6 +132,7 @@ def test_breast_cancer(run: Run, tmp_path: Path) -> None:
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_text_mlp(run: Run) -> None:
     names, _ = run("text_mlp", "--steps=40")
     params = names["params"]["params"]
@@ -136,6 +140,7 @@ def test_text_mlp(run: Run) -> None:
     assert zeros(params["MLP_0"]) == [1946, 3891, 243]
 
 
+@pytest.mark.slow
 def test_sharded(run: Run) -> None:
     names, printed = run("sharded", "--steps=24")
     mask = names["eight_masks"]["params"]["Dense_0"]["kernel"]
@@ -147,6 +152,7 @@ def test_sharded(run: Run) -> None:
     assert "(64, 16)    90.00%" in printed
 
 
+@pytest.mark.slow
 def test_chain_order(run: Run) -> None:
     _, printed = run("chain_order", "--steps=5", "--only=optax.clip")
     assert "_norm(1.0), adamw, pruner)` | holds all 28 |" in printed

@@ -130,6 +130,7 @@ def test_table_of_optimizer_states_is_that_of_the_docs(
         assert f"\n| {name} | " in printed
 
 
+@pytest.mark.slow
 def test_digits_trains_and_prints(
     examples: Any,
     capsys: pytest.CaptureFixture[str],

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import lax
 
@@ -194,29 +193,31 @@ def _refresh(
 
     # One after the other and not nested: two branches that hold every leaf are
     # twice the work of compilation.
-    def look() -> tuple[jax.Array, jax.Array]:
-        kept = kept_units(method, masks)
-        due = is_due(method, wanted(params), kept)
+    def look(masks: Masks, params: Tree) -> tuple[jax.Array, jax.Array, Counts]:
+        kept, counts = kept_units(method, masks), wanted(params)
+        due = is_due(method, counts, kept)
         if sparsity is not None:
             due &= is_fraction(sparsity)  # else masks stay as they are
-        return due, kept.counts
+        return due, kept.counts, counts
 
-    def wait() -> tuple[jax.Array, jax.Array]:
-        due, marked = types = jax.eval_shape(look)
-        none = jnp.zeros(due.shape, bool), jnp.zeros(marked.shape, np.int32)
-        return vary_like(none, types)
+    def wait(masks: Masks, params: Tree) -> tuple[jax.Array, jax.Array, Counts]:
+        types = jax.eval_shape(look, masks, params)
+        return jax.tree.map(
+            lambda x: vary_like(jnp.zeros(x.shape, x.dtype), x), types
+        )
 
     def choose_again(now: tuple[jax.Array, Masks]) -> tuple[jax.Array, Masks]:
         # Behind a barrier, else the compiler scores before it knows that it must.
         (due, masks), p, remembered, g = lax.optimization_barrier(
             (now, params, state, grads)
         )
-        counts = wanted(p)
-        kept = kept_units(method, masks)._replace(counts=marked)
+        kept = kept_units(method, masks, marked)
         new = find(method, p, counts, remembered, g, key, kept)
         return jnp.zeros_like(due), new
 
-    due, marked = lax.cond(count % every == 0, look, wait)
+    due, marked, counts = lax.cond(
+        count % every == 0, look, wait, masks, params
+    )
     # A loop of one pass at most, and no second `cond`: under `vmap` that would
     # choose at every step, a loop only where masks of any are due.
     return lax.while_loop(lambda now: now[0], choose_again, (due, masks))[1]
