@@ -1,5 +1,6 @@
 """What all tests share: eight CPU devices, so that meshes are real."""
 
+from collections import Counter
 from collections.abc import Iterator
 
 import jax
@@ -8,6 +9,19 @@ import pytest
 # Twice as many as are used: the CPU client has as many threads as devices, and
 # with none to spare its collectives may wait for each other forever.
 jax.config.update("jax_num_cpu_devices", 16)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of the cases of a ``sweep(n)`` every n-th is run, and the others slow."""
+    seen: Counter[str] = Counter()
+    for item in items:
+        sweep = item.get_closest_marker("sweep")
+        if sweep is not None:
+            name = item.nodeid.partition("[")[0]
+            if seen[name] % sweep.args[0]:
+                item.add_marker(pytest.mark.slow)
+            seen[name] += 1
 
 
 @pytest.fixture

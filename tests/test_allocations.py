@@ -196,6 +196,7 @@ def test_normalised_ranking() -> None:
 
 
 @pytest.mark.parametrize("normalize", ["l2", "lamp"])
+@pytest.mark.sweep(2)
 def test_scores_that_are_not_finite(normalize: str) -> None:
     """They stay what they are, and change no other score."""
     function = functools.partial(normalized, normalize)

@@ -30,7 +30,13 @@ def float64():
         yield
 
 
-SLOW = ("gpt", "mlp", "residual", "resnet18")  # compiling them takes long
+SLOW = (
+    "convolutional",
+    "gpt",
+    "mlp",
+    "residual",
+    "resnet18",
+)  # compiling them takes long
 
 
 def random_tree(tree, seed=0):
@@ -190,6 +196,7 @@ FROZEN = {
 
 
 @pytest.mark.parametrize("name", FROZEN)
+@pytest.mark.sweep(2)
 def test_what_would_be_wrong_stays(name):
     fn, names = FROZEN[name]
     params = kill(perceptron(), names)
@@ -342,6 +349,7 @@ REMOVED |= {
 
 
 @pytest.mark.parametrize("name", REMOVED)
+@pytest.mark.sweep(3)
 def test_what_adds_nothing_goes(name):
     fn, names = REMOVED[name]
     params = kill(perceptron(), names)

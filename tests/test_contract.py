@@ -202,6 +202,7 @@ def test_scan_agrees_with_a_loop(name: str) -> None:
         (jprune.project_frobenius_ball, [0.5, 1.0, 100.0]),
     ],
 )
+@pytest.mark.sweep(2)
 def test_vmap_over_the_number(make: Any, values: list[float]) -> None:
     params = make_params()
 
@@ -278,6 +279,7 @@ def test_no_second_compilation(name: str) -> None:
 
 @every_transform
 @every_dtype
+@pytest.mark.sweep(2)
 def test_dtypes(name: str, dtype: str) -> None:
     with jax.enable_x64(dtype == "float64"):
         params = make_params(jnp.dtype(dtype))
@@ -300,6 +302,7 @@ def test_dtypes(name: str, dtype: str) -> None:
         ("float32", "float16", "float32"),
     ],
 )
+@pytest.mark.sweep(2)
 def test_mixed_dtypes(
     name: str, update: str, parameter: str, result: str
 ) -> None:
@@ -344,6 +347,7 @@ def test_masked_and_partition(name: str) -> None:
 
 
 @every_transform
+@pytest.mark.sweep(2)
 def test_multi_steps(name: str) -> None:
     tx = optax.MultiSteps(
         optax.chain(optax.sgd(0.1), TRANSFORMS[name]()), every_k_schedule=2
@@ -381,6 +385,7 @@ INJECTED: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", list(INJECTED))
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.sweep(2)
 def test_inject_hyperparams(name: str, dtype: str) -> None:
     factory, static, arguments = INJECTED[name]
     params = make_params(jnp.dtype(dtype))
@@ -502,6 +507,7 @@ def test_restored_state_continues_bit_for_bit(name: str) -> None:
 @every_transform
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.parametrize("spec", [P("x", None), P(None, "x")])
+@pytest.mark.sweep(4)
 def test_meshes(name: str, kind: AxisType, spec: Any) -> None:
     params = make_params()
     tx = optax.chain(optax.sgd(0.1), TRANSFORMS[name]())

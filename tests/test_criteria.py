@@ -454,6 +454,7 @@ def test_a_key_is_as_good_as_a_seed(key: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.sweep(2)
 def test_random_masks_lie_where_the_weights_do(kind: AxisType) -> None:
     mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(kind,) * 2)
     w, random = jnp.ones((8, 4)), criteria.random()

@@ -55,6 +55,7 @@ def check_update(p: jax.Array, u: jax.Array, relative: float) -> None:
 
 @pytest.mark.parametrize("size", [1, 7, 1000, 100_003])
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.sweep(3)
 def test_error_of_an_update(dtype: str, size: int) -> None:
     rng = np.random.default_rng(size)
     with jax.enable_x64(dtype == "float64"):
@@ -74,6 +75,7 @@ def test_error_of_an_update(dtype: str, size: int) -> None:
     ],
 )
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.sweep(2)
 def test_error_of_a_large_leaf(dtype: str, shape: Any) -> None:
     values = np.random.default_rng(0).normal(size=shape)
     one_large = values.copy()
@@ -135,6 +137,7 @@ def test_identity_inside(x: np.ndarray, radius: float) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.sweep(2)
 def test_updates_inside_keep_their_bits(dtype: str) -> None:
     rng = np.random.default_rng(0)
     with jax.enable_x64(dtype == "float64"):
@@ -186,6 +189,7 @@ def test_nan_and_infinity_stay_visible() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.sweep(2)
 def test_zero_tree(dtype: str) -> None:
     with jax.enable_x64(dtype == "float64"):
         tree = {"w": jnp.zeros((2, 3), dtype), "none": jnp.zeros((0,), dtype)}

@@ -38,6 +38,7 @@ def counted():
 @pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float64, None])
 @pytest.mark.parametrize("with_kept", [False, True])
+@pytest.mark.sweep(3)
 def test_few_are_sorted_to_the_same_masks(with_kept, dtype, monkeypatch):
     rng = np.random.default_rng(0)
 
@@ -152,6 +153,7 @@ def test_many_leaves_compile():
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.sweep(2)
 def test_many_leaves_take_little_memory_and_few_operations(dtype):
     """Operations are what compiling costs: 500 leaves take seconds."""
 
@@ -239,6 +241,7 @@ def test_kept_units_come_first():
 
 @pytest.mark.parametrize("times", [1, 20])
 @pytest.mark.parametrize("with_kept", [False, True])
+@pytest.mark.sweep(2)
 def test_each_pool_on_its_own(with_kept, times):
     rng = np.random.default_rng(4)
     shapes = [(3, 10), (1, 4, 5), (1,), (2, 1), (4, 2, 3)]
@@ -321,6 +324,7 @@ def test_leaves_large_enough_to_be_sampled_each(with_kept):
     "shape", [(100_000, 1000), (100_000_000,), (250_000, 4)]
 )
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.sweep(3)
 def test_little_memory(shape, dtype):
     x = jax.ShapeDtypeStruct(shape, dtype)
     compiled = top_k_mask.lower(x, jnp.int32(1)).compile()
@@ -349,6 +353,7 @@ def mesh_tree(axis_type):
 
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.parametrize("k", [1000, 200_000, 262_500])
+@pytest.mark.sweep(3)
 def test_sharded_as_on_one_device(axis_type, k):
     mesh, leaves, placed = mesh_tree(axis_type)
     with jax.set_mesh(mesh):
@@ -359,6 +364,7 @@ def test_sharded_as_on_one_device(axis_type, k):
 
 
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.sweep(2)
 def test_kept_on_other_axes_than_scores(axis_type):
     mesh, leaves, placed = mesh_tree(axis_type)
     kept = [jnp.asarray(x > 0.5) for x in leaves]
@@ -446,6 +452,7 @@ def test_only_counts_travel(axis_type):
 
 
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.sweep(2)
 def test_mapped_over_a_divided_axis(axis_type):
     mesh = jax.make_mesh((8,), ("a",), axis_types=(axis_type,))
     x = jax.random.normal(jax.random.key(0), (8, 16, 32))
@@ -486,6 +493,7 @@ def test_many_leaves_on_a_mesh(axis_type):
     ],
 )
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.sweep(3)
 def test_many_scores_stay_where_they_are(axis_type, shape, spec):
     """However the axes are divided."""
     mesh = jax.make_mesh((8,), ("a",), axis_types=(axis_type,))
@@ -515,6 +523,7 @@ def assert_only_counts_travel(text, most=64):
 
 
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.sweep(2)
 def test_sharded_pools_and_kept_units(axis_type):
     mesh, leaves, placed = mesh_tree(axis_type)
     rng = np.random.default_rng(8)
@@ -550,6 +559,7 @@ def whole(count):
 
 @pytest.mark.parametrize("jit", [False, True])
 @pytest.mark.parametrize("x64", [False, True])
+@pytest.mark.sweep(2)
 def test_fraction_of_is_exact(jit, x64):
     values = [0.0, 1.0, 0.5, 0.1, 1 / 3, 0.9, 1e-7, 1 - 2**-24, 2**-40]
     with jax.enable_x64(x64):

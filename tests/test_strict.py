@@ -167,6 +167,7 @@ CONCRETE = (  # they compute with values, not only with arrays
 
 
 @pytest.mark.parametrize("name", CALLS)
+@pytest.mark.sweep(2)
 def test_no_implicit_promotion(name: str) -> None:
     """Of ranks and of dtypes: both are told when a program is traced."""
 

@@ -394,6 +394,7 @@ SAME: list[tuple[Any, Any, dict[str, Any], tuple[int, ...]]] = [
         for i, x in enumerate(SAME)
     ],
 )
+@pytest.mark.sweep(2)
 def test_attention_kernels(
     name: str, args: Any, axes: Any, shape: tuple[int, ...]
 ) -> None:
@@ -407,6 +408,7 @@ def test_attention_kernels(
 
 
 @pytest.mark.parametrize("name", ["fan_in", "n_m"])
+@pytest.mark.sweep(2)
 def test_grouped_convolutions(name: str) -> None:
     """A kernel is (3, 3, inputs of a group, outputs of all groups)."""
     w = jnp.asarray(np.random.default_rng(6).normal(size=(3, 3, 4, 6)))

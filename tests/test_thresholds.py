@@ -90,6 +90,7 @@ def test_golden_values() -> None:
 
 @convex
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.sweep(2)
 def test_oracles(name: str, dtype: str) -> None:
     make, oracle = ORACLES[name]
     rng = np.random.default_rng(0)
@@ -342,6 +343,7 @@ def test_vmap_over_the_number(name: str) -> None:
 @pytest.mark.parametrize(
     "name", [*ORACLES, pytest.param("l0", marks=pytest.mark.slow)]
 )
+@pytest.mark.sweep(3)
 def test_meshes(name: str, kind: AxisType) -> None:
     x = jnp.asarray(np.random.default_rng(5).normal(size=(16, 8)), jnp.float32)
     number = 3 if name == "l0" else 0.5

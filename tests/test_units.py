@@ -168,6 +168,7 @@ def test_refusals(graph, params):
 
 
 @pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+@pytest.mark.sweep(2)
 def test_meshes(kind, params):
     axis = getattr(jax.sharding.AxisType, kind)
     mesh = jax.make_mesh((2,), ("x",), axis_types=(axis,))
