@@ -9,8 +9,7 @@ from jprune import report as report
 from jprune import selection as selection
 from jprune import structures as structures
 from jprune import transforms as transforms
-from jprune._find import find_masks as find_masks
-from jprune._straight_through import straight_through as straight_through
+from jprune.choosing.choose import find_masks as find_masks
 from jprune.compaction import compact as compact
 from jprune.compaction import compare as compare
 from jprune.compaction import trace_units as trace_units
@@ -36,6 +35,9 @@ from jprune.transforms import rewire as rewire
 from jprune.transforms import rigl as rigl
 from jprune.transforms import sparse_evolution as sparse_evolution
 from jprune.transforms import with_gradients as with_gradients
+from jprune.transforms._straight_through import (
+    straight_through as straight_through,
+)
 
 __version__ = "0.1.0"
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jprune._trees import is_hole, leaves_with_path, path_name
-from jprune._typing import Masks, Tree
+from jprune._core.trees import is_hole, leaves_with_path, path_name
+from jprune._core.typing import Masks, Tree
 from jprune.masks import full_masks
 
 if TYPE_CHECKING:

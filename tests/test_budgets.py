@@ -12,7 +12,8 @@ from test_compaction import SLOW
 from test_units import SHAPES, fn
 
 import jprune
-from jprune import _find, allocations, report
+from jprune import allocations, report
+from jprune.choosing import choose as _find
 from jprune.compaction._costs import fraction_left
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -19,7 +19,7 @@ import pytest
 
 import jprune
 from jprune import allocations, criteria, projections, structures, transforms
-from jprune._calls import recorded
+from jprune._core.calls import recorded
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

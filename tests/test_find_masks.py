@@ -17,8 +17,8 @@ import optax
 import pytest
 
 import jprune
-from jprune import _counts
-from jprune._seeds import key_maker
+from jprune._core import counts as _counts
+from jprune._core.seeds import key_maker
 from jprune.allocations import global_ranking, uniform
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -12,7 +12,7 @@ import pytest
 from jax import lax
 
 import jprune
-from jprune import _jax
+from jprune.jaxprs import versions as _jax
 
 X = jnp.ones((2, 3))
 

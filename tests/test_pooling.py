@@ -12,7 +12,7 @@ import pytest
 
 import jprune
 from jprune import allocations, criteria, structures
-from jprune._method import Method, unit_scores
+from jprune.choosing.families import Method, unit_scores
 
 LIMITS = np.finfo(np.float32)
 TINY, MOST = float(LIMITS.tiny), float(LIMITS.max)

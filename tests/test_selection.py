@@ -15,9 +15,13 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jprune
-from jprune import _counts, _jax, _kernels, selection
-from jprune._ranking import select_few
-from jprune._trees import together
+from jprune import selection
+from jprune._core import counts as _counts
+from jprune._core.trees import together
+from jprune.jaxprs import versions as _jax
+from jprune.selection import kernels as _kernels
+from jprune.selection import select
+from jprune.selection.ranking import select_few
 
 top_k_mask = jax.jit(selection.top_k_mask)
 DTYPES = [jnp.float16, jnp.bfloat16, jnp.float32]
@@ -29,9 +33,9 @@ FEW = [(3, 4), (1, 2, 3), (0, 4), (2, 0), (0,), (1, 9)]
 @pytest.fixture(scope="module", autouse=True)
 def counted():
     """Few units are counted too, as many are."""
-    selection.SORTED, before = -1, selection.SORTED
+    select.SORTED, before = -1, select.SORTED
     yield
-    selection.SORTED = before
+    select.SORTED = before
     jax.clear_caches()
 
 
@@ -44,9 +48,9 @@ def test_few_are_sorted_to_the_same_masks(with_kept, dtype, monkeypatch):
 
     def found(number, leaves, kept, wanted):
         kept = kept if with_kept else None
-        monkeypatch.setattr(selection, "SORTED", number)
+        monkeypatch.setattr(select, "SORTED", number)
         jax.clear_caches()
-        jitted = jax.jit(selection.select)
+        jitted = jax.jit(select.select)
         return [
             joined(jitted(leaves, counts, kept))
             for k in wanted
@@ -235,7 +239,7 @@ def test_kept_units_come_first():
     kept = jnp.array([[False, False, False, True, True, True]])
     for k in range(7):
         order = np.array([3, 4, 5, 0, 1, 2])[:k]
-        (found,) = selection.select([x], _counts.count_of(k), [kept])
+        (found,) = select.select([x], _counts.count_of(k), [kept])
         np.testing.assert_array_equal(found[0], np.isin(np.arange(6), order))
 
 
@@ -251,7 +255,7 @@ def test_each_pool_on_its_own(with_kept, times):
     ]
     kept = [jnp.asarray(rng.random(x.shape) < 0.4) for x in units]
     counts = [rng.integers(0, x[0].size + 1, x.shape[0]) for x in units]
-    found = selection.select(
+    found = select.select(
         units,
         jnp.asarray(np.concatenate(counts), jnp.int32),
         kept if with_kept else None,
@@ -294,7 +298,7 @@ def test_ends_with_counts_that_contradict():
     x = jnp.arange(10.0)[None]  # as under `vmap`, where all branches are run
     kept = [jnp.ones_like(x, dtype=bool)]
     five, none = jnp.array([5]), jnp.array([0])
-    (found,) = selection.select([x], five, kept, none)
+    (found,) = select.select([x], five, kept, none)
     assert found.shape == x.shape
 
 
@@ -307,7 +311,7 @@ def test_leaves_large_enough_to_be_sampled_each(with_kept):
     ]
     kept = [jnp.asarray(rng.random(x.shape) < 0.4) for x in units]
     counts = np.array([30_000, 7, 45_000, 1])
-    found = jax.jit(selection.select)(
+    found = jax.jit(select.select)(
         units, jnp.asarray(counts, jnp.int32), kept if with_kept else None
     )
     rows = [
@@ -369,13 +373,13 @@ def test_kept_on_other_axes_than_scores(axis_type):
     mesh, leaves, placed = mesh_tree(axis_type)
     kept = [jnp.asarray(x > 0.5) for x in leaves]
     k = _counts.count_of(300_000)
-    wanted = selection.select(
+    wanted = select.select(
         [x[None] for x in leaves], k, [x[None] for x in kept]
     )
     with jax.set_mesh(mesh):
         everywhere = [jax.device_put(x, NamedSharding(mesh, P())) for x in kept]
         found = jax.jit(
-            lambda x, y: selection.select(
+            lambda x, y: select.select(
                 [leaf[None] for leaf in x], k, [leaf[None] for leaf in y]
             )
         )(placed, everywhere)
@@ -413,7 +417,7 @@ def test_pools_and_kept_units_in_shard_map():
     counts = jnp.array([7, 20, 31])
 
     def choose(units, kept):
-        (mask,) = selection.select([units[0]], counts, [kept[0]])
+        (mask,) = select.select([units[0]], counts, [kept[0]])
         return mask[None]
 
     with jax.set_mesh(mesh):
@@ -438,8 +442,8 @@ def test_nothing_is_promoted_silently(strict):
     with strict():
         jax.eval_shape(selection.top_k_mask, [large, *small], 9)
         for wanted in _counts.count_of(9), jnp.zeros(160, jnp.int32):
-            jax.eval_shape(selection.select, small, wanted)
-            jax.eval_shape(selection.select, small, wanted, kept)
+            jax.eval_shape(select.select, small, wanted)
+            jax.eval_shape(select.select, small, wanted, kept)
         jax.eval_shape(select_few, small, jnp.zeros(40, jnp.int32), kept)
 
 
@@ -534,7 +538,7 @@ def test_sharded_pools_and_kept_units(axis_type):
     def call(units, kept):
         units = [x[None] for x in units]
         kept = [x[None] for x in kept]
-        return [x[0] for x in selection.select(units, counts, kept)]
+        return [x[0] for x in select.select(units, counts, kept)]
 
     with jax.set_mesh(mesh):
         kept = [

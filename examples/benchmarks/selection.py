@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jprune
-from jprune import _threshold
+from jprune.selection import threshold as _threshold
 
 KINDS = ("normal", "heavy", "zeros")
 COUNTERS = ("count_at_most", "count_divided")

@@ -2,16 +2,16 @@
 
 from jprune.compaction._certificate import Certificate as Certificate
 from jprune.compaction._certificate import compare as compare
-from jprune.compaction._compact import Compact as Compact
-from jprune.compaction._compact import compact as compact
-from jprune.compaction._graph import Frozen as Frozen
-from jprune.compaction._graph import Graph as Graph
-from jprune.compaction._graph import Pool as Pool
-from jprune.compaction._graph import Product as Product
-from jprune.compaction._graph import trace_units as trace_units
-from jprune.compaction._plan import LeafPlan as LeafPlan
-from jprune.compaction._plan import Plan as Plan
 from jprune.compaction._units import units as units
+from jprune.compaction.graph.pools import Frozen as Frozen
+from jprune.compaction.graph.pools import Graph as Graph
+from jprune.compaction.graph.pools import Pool as Pool
+from jprune.compaction.graph.pools import Product as Product
+from jprune.compaction.graph.pools import trace_units as trace_units
+from jprune.compaction.removal.compact import Compact as Compact
+from jprune.compaction.removal.compact import compact as compact
+from jprune.compaction.removal.plan import LeafPlan as LeafPlan
+from jprune.compaction.removal.plan import Plan as Plan
 
 __all__ = [
     "Certificate",

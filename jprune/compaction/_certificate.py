@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import KeyPath
 
-from jprune._trees import path_name
-from jprune._typing import Tree
-from jprune.compaction._checks import check_call, check_values
+from jprune._core.trees import path_name
+from jprune._core.typing import Tree
+from jprune.jaxprs.checks import check_call, check_values
 
 Outputs = dict[KeyPath, np.ndarray]
 

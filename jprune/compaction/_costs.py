@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jprune.compaction._graph import Graph
-from jprune.compaction._known import Array
+from jprune.compaction.graph.constants import Array
+from jprune.compaction.graph.pools import Graph
 
 COSTS = ("parameters", "multiply_adds")
 Monomial = tuple[int, ...]  # of these pools the fractions that are left

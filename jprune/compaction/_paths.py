@@ -5,7 +5,7 @@ from typing import Any
 
 from jax.tree_util import KeyPath, keystr
 
-from jprune._trees import path_name
+from jprune._core.trees import path_name
 
 
 def partner(path: KeyPath, names: dict[str, Any]) -> Any:
@@ -20,7 +20,7 @@ def partner(path: KeyPath, names: dict[str, Any]) -> Any:
 def ends(names: Iterable[str]) -> dict[str, int]:
     """Leaves by their names, and without the first part where that is no other.
 
-    Names are those of :func:`~jprune._trees.unique_names`. So ``Dense_0/kernel`` is found in ``params/Dense_0/kernel``.
+    Names are those of :func:`~jprune._core.trees.unique_names`. So ``Dense_0/kernel`` is found in ``params/Dense_0/kernel``.
     """
     full = {name: i for i, name in enumerate(names)}
     short: dict[str, list[int]] = {}

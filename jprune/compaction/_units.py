@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from jprune._calls import recorded
-from jprune._describe import describe
-from jprune._layout import laid_out_like
-from jprune._trees import is_hole, leaves_with_path, path_name, rebuild
-from jprune._typing import Masks, Tree
+from jprune._core.calls import recorded
+from jprune._core.describe import describe
+from jprune._core.layout import laid_out_like
+from jprune._core.trees import is_hole, leaves_with_path, path_name, rebuild
+from jprune._core.typing import Masks, Tree
 from jprune.compaction._costs import COSTS, fraction_left
-from jprune.compaction._graph import Graph
 from jprune.compaction._paths import ends, partner
+from jprune.compaction.graph.pools import Graph
 from jprune.structures import Structure
 
 

@@ -5,11 +5,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jprune._calls import recorded
-from jprune._checks import check_radius
-from jprune._scales import scale_of
-from jprune._trees import together, wide_dtype
-from jprune._typing import Projection, Scalar, Tree
+from jprune._core.calls import recorded
+from jprune._core.checks import check_radius
+from jprune._core.scales import scale_of
+from jprune._core.trees import together, wide_dtype
+from jprune._core.typing import Projection, Scalar, Tree
 
 
 @recorded

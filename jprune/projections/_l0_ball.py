@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from jprune._calls import recorded
-from jprune._checks import check_count, is_traced
-from jprune._typing import Projection, Tree
+from jprune._core.calls import recorded
+from jprune._core.checks import check_count, is_traced
+from jprune._core.typing import Projection, Tree
 from jprune.selection import top_k_mask
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from jprune._layout import check_axes, place_axes
-from jprune._trees import path_name
+from jprune._core.layout import check_axes, place_axes
+from jprune._core.trees import path_name
 
 
 class Axes(NamedTuple):

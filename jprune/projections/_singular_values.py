@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jprune._calls import recorded
-from jprune._checks import check_radius, check_threshold
-from jprune._scales import scale_of
-from jprune._trees import wide
-from jprune._typing import Projection, Scalar
+from jprune._core.calls import recorded
+from jprune._core.checks import check_radius, check_threshold
+from jprune._core.scales import scale_of
+from jprune._core.trees import wide
+from jprune._core.typing import Projection, Scalar
 from jprune.projections._leaves import axes_of
 
 

@@ -4,11 +4,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jprune._typing import Masks, Tree
+from jprune._core.typing import Masks, Tree
 from jprune.compaction import compact
-from jprune.compaction._checks import check_call
-from jprune.compaction._compact import fitted, host
-from jprune.compaction._trace import Trace
+from jprune.compaction.graph.trace import Trace
+from jprune.compaction.removal.compact import fitted, host
+from jprune.jaxprs.checks import check_call
 
 
 class Count(NamedTuple):

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jprune._checks import LATE, check_every
-from jprune._describe import describe
-from jprune._layout import laid_out_like
-from jprune._trees import (
+from jprune._core.checks import LATE, check_every
+from jprune._core.describe import describe
+from jprune._core.layout import laid_out_like
+from jprune._core.trees import (
     is_floating,
     is_hole,
     is_nonzero,
@@ -17,7 +17,7 @@ from jprune._trees import (
     path_name,
     unique_names,
 )
-from jprune._typing import Masks, Tree
+from jprune._core.typing import Masks, Tree
 from jprune.masks import get_masks, has_masks
 
 

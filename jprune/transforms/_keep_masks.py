@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jprune._calls import recorded
-from jprune._checks import check_params, check_state
-from jprune._trees import is_hole, path_name, wide_dtype
-from jprune._typing import Masks, Tree
+from jprune._core.calls import recorded
+from jprune._core.checks import check_params, check_state
+from jprune._core.trees import is_hole, path_name, wide_dtype
+from jprune._core.typing import Masks, Tree
 from jprune.masks import full_masks
 
 

@@ -9,16 +9,16 @@ import optax
 from jax import lax
 
 from jprune import projections
-from jprune._calls import recorded
-from jprune._checks import (
+from jprune._core.calls import recorded
+from jprune._core.checks import (
     check_every,
     check_params,
     check_radius,
 )
-from jprune._describe import describe
-from jprune._trees import is_hole, path_name, wide
-from jprune._typing import Projection, Scalar, Tree, Where
-from jprune._where import check_where, choose, not_projected
+from jprune._core.describe import describe
+from jprune._core.trees import is_hole, path_name, wide
+from jprune._core.typing import Projection, Scalar, Tree, Where
+from jprune._core.where import check_where, choose, not_projected
 from jprune.transforms._keep_masks import check_update, update_dtype
 
 

@@ -8,15 +8,8 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from jprune._amounts import (
-    Counts,
-    check_reach,
-    counts_of,
-    counts_on_host,
-    is_due,
-)
-from jprune._calls import recorded
-from jprune._checks import (
+from jprune._core.calls import recorded
+from jprune._core.checks import (
     check_every,
     check_memory,
     check_params,
@@ -25,14 +18,21 @@ from jprune._checks import (
     check_state,
     is_fraction,
 )
-from jprune._find import check_method, find
-from jprune._method import Method, kept_units
-from jprune._paths import like
-from jprune._seeds import key_maker
-from jprune._typing import Masks, Sparsity, Tree, Where
-from jprune._varying import vary_like
-from jprune._where import check_where
+from jprune._core.paths import like
+from jprune._core.seeds import key_maker
+from jprune._core.typing import Masks, Sparsity, Tree, Where
+from jprune._core.varying import vary_like
+from jprune._core.where import check_where
 from jprune.allocations import Allocation, uniform
+from jprune.choosing.choose import check_method, find
+from jprune.choosing.families import Method, kept_units
+from jprune.choosing.targets import (
+    Counts,
+    check_reach,
+    counts_of,
+    counts_on_host,
+    is_due,
+)
 from jprune.criteria import Criterion, magnitude
 from jprune.structures import Structure, unstructured
 from jprune.transforms._keep_masks import mask_updates

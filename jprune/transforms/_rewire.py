@@ -10,9 +10,8 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from jprune._amounts import Counts, check_reach, counts_of, counts_on_host
-from jprune._calls import recorded
-from jprune._checks import (
+from jprune._core.calls import recorded
+from jprune._core.checks import (
     check_every,
     check_fixed,
     check_memory,
@@ -22,15 +21,21 @@ from jprune._checks import (
     check_state,
     is_fraction,
 )
-from jprune._describe import describe
-from jprune._find import check_method, find
-from jprune._method import Method, kept_units
-from jprune._paths import like
-from jprune._seeds import key_maker
-from jprune._trees import is_hole
-from jprune._typing import Masks, Scalar, Sparsity, Tree, Where
-from jprune._where import check_where
+from jprune._core.describe import describe
+from jprune._core.paths import like
+from jprune._core.seeds import key_maker
+from jprune._core.trees import is_hole
+from jprune._core.typing import Masks, Scalar, Sparsity, Tree, Where
+from jprune._core.where import check_where
 from jprune.allocations import Allocation, uniform
+from jprune.choosing.choose import check_method, find
+from jprune.choosing.families import Method, kept_units
+from jprune.choosing.targets import (
+    Counts,
+    check_reach,
+    counts_of,
+    counts_on_host,
+)
 from jprune.criteria import Criterion, gradient, magnitude, random
 from jprune.structures import Structure, unstructured
 from jprune.transforms._keep_masks import mask_updates

@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jprune._trees import is_hole, path_name, unique_names
-from jprune._typing import Masks, Tree
+from jprune._core.trees import is_hole, path_name, unique_names
+from jprune._core.typing import Masks, Tree
 
 
 @dataclasses.dataclass(frozen=True)  # and no tuple: a leaf among leaves

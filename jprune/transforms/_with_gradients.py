@@ -4,9 +4,9 @@ from typing import Any
 
 import optax
 
-from jprune._calls import recorded
-from jprune._describe import describe
-from jprune._typing import Tree
+from jprune._core.calls import recorded
+from jprune._core.describe import describe
+from jprune._core.typing import Tree
 
 
 @recorded

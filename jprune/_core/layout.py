@@ -1,0 +1,183 @@
+"""How the axes of one leaf become pools, units and the weights of a unit."""
+
+import itertools
+import math
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jprune._core.describe import describe
+from jprune._core.trees import path_name
+
+Axis: TypeAlias = int | Sequence[int]
+"""An axis or several, as in ``jax.nn.initializers``."""
+
+
+class Layout(NamedTuple):
+    """What the axes of one leaf are."""
+
+    groups: tuple[tuple[int, ...], ...]  # axes merged into one; first: pools
+    tiles: tuple[int, ...]  # weights of a unit along each of the other groups
+
+    @property
+    def order(self) -> list[int]:
+        """The axes in the order of the groups."""
+        return list(itertools.chain(*self.groups))
+
+    @property
+    def inverse(self) -> list[int]:
+        """What undoes a transposition by ``order``."""
+        return np.argsort(self.order).tolist()
+
+    @property
+    def plain(self) -> bool:
+        """Whether every weight is a unit, the leaf a pool, no axes merged."""
+        lone = all(len(group) == 1 for group in self.groups[1:])
+        return lone and not self.groups[0] and set(self.tiles) <= {1}
+
+    def merged(self, shape: Sequence[int]) -> list[int]:
+        """The sizes of the groups in a leaf of some shape."""
+        return [math.prod(shape[i] for i in group) for group in self.groups]
+
+
+def check_axes(call: str, **axes: Any) -> dict[str, tuple[int, ...]]:
+    """Each argument as a tuple of ints."""
+    checked = {}
+    for name, axis in axes.items():
+        several = isinstance(axis, Sequence) and not isinstance(axis, str)
+        try:
+            given = map(operator.index, axis if several else (axis,))
+            checked[name] = tuple(given)
+        except TypeError:
+            raise ValueError(
+                f"`{call}({name}=...)` must be an int or a sequence of ints, "
+                f"got {describe(axis)}."
+            ) from None
+    return checked
+
+
+def place_axes(
+    call: str, path: Any, ndim: int, axes: dict[str, tuple[int, ...]]
+) -> list[tuple[int, ...]]:
+    """Each argument's axes counted from the front, then all other axes."""
+    owner: dict[int, str] = {}
+    placed = []
+    for name, group in axes.items():
+        for axis in group:
+            if not -ndim <= axis < ndim:
+                raise ValueError(
+                    f"`{call}({name}=...)`: axis {axis} is out of range for "
+                    f"{path_name(path)!r} with {ndim} axes."
+                )
+            if axis % ndim in owner:
+                raise ValueError(
+                    f"`{call}({name}=...)`: axis {axis} of {path_name(path)!r} "
+                    f"is already taken by `{owner[axis % ndim]}`."
+                )
+            owner[axis % ndim] = name
+        placed.append(tuple(axis % ndim for axis in group))
+    return [*placed, tuple(i for i in range(ndim) if i not in owner)]
+
+
+def split(x: jax.Array, layout: Layout, fill: float = 0.0) -> jax.Array:
+    """``[pools, units, weights, units, weights, ...]``, for each group but the
+    first how many units there are and how many weights each has along it.
+
+    Ragged edges are filled.
+    """
+    pools, *dims = layout.merged(x.shape)
+    x = jnp.transpose(x, layout.order).reshape(pools, *dims)
+    edges = [(0, -d % t) for d, t in zip(dims, layout.tiles, strict=True)]
+    x = jnp.pad(x, [(0, 0), *edges], constant_values=fill)
+    pairs = [(-(-d // t), t) for d, t in zip(dims, layout.tiles, strict=True)]
+    return x.reshape(pools, *itertools.chain(*pairs))
+
+
+def join(x: jax.Array, layout: Layout, shape: tuple[int, ...]) -> jax.Array:
+    """The inverse of :func:`split`, for a leaf of some shape."""
+    pools, *dims = layout.merged(shape)
+    whole = [x.shape[i] * x.shape[i + 1] for i in range(1, x.ndim, 2)]
+    x = x.reshape(pools, *whole)[:, *map(slice, dims)]
+    moved = [shape[axis] for axis in layout.order]
+    return jnp.transpose(x.reshape(moved), layout.inverse)
+
+
+def members(layout: Layout, shape: tuple[int, ...]) -> np.ndarray:
+    """How many weights each unit of a pool has: fewer at a ragged edge."""
+    counts = np.ones((), np.int64)
+    sizes = layout.merged(shape)[1:]
+    for size, tile in zip(sizes, layout.tiles, strict=True):
+        starts = np.arange(0, size, tile)
+        counts = np.multiply.outer(counts, np.minimum(tile, size - starts))
+    return counts
+
+
+def units_spec(x: jax.Array, layout: Layout) -> PartitionSpec:
+    """How units are divided on an Explicit mesh, given how weights are.
+
+    The axis of pools is not: what belongs to a pool is everywhere.
+    """
+    sharding = jax.typeof(x).sharding
+    sizes, tiles = layout.merged(x.shape), (1, *layout.tiles)
+    found: list[Any] = [None]
+    axes = list(zip(layout.groups, sizes, tiles, strict=True))
+    for group, size, tile in axes[1:]:
+        parts = [sharding.spec[axis] for axis in group]
+        names = list(itertools.chain(*map(_names, parts)))
+        pieces = math.prod(sharding.mesh.shape[name] for name in names)
+        even = -(-size // tile) % pieces == 0
+        found.append(tuple(names) if names and even else None)
+    return PartitionSpec(*found)
+
+
+def _names(part: Any) -> tuple[str, ...]:
+    if part is None:
+        return ()
+    return part if isinstance(part, tuple) else (part,)
+
+
+def on_mesh(x: jax.Array) -> bool:
+    """Whether an array may be divided among devices, as its type says.
+
+    Not where all axes are manual: inside ``shard_map`` it is what one device has.
+    """
+    mesh = jax.typeof(x).sharding.mesh
+    return not (mesh.empty or mesh.are_all_axes_manual)
+
+
+def laid_out_like(x: jax.Array, here: jax.Array) -> jax.Array:
+    """``here``, on an Explicit mesh divided as ``x`` of the same shape is."""
+    sharding = jax.typeof(x).sharding
+    if sharding.mesh.are_all_axes_explicit:
+        return jax.sharding.reshard(here, sharding.spec)
+    return here
+
+
+def everywhere(x: jax.Array) -> jax.Array:
+    """``x``, on an Explicit mesh whole on every device."""
+    if jax.typeof(x).sharding.mesh.are_all_axes_explicit:
+        return jax.sharding.reshard(x, PartitionSpec())
+    return x
+
+
+def rearrange(
+    function: Callable[[jax.Array], jax.Array],
+    x: jax.Array,
+    mesh: Any,
+    spec: PartitionSpec,
+) -> jax.Array:
+    """``function(x)``, on an Explicit mesh divided in the end as ``spec`` says.
+
+    What moves weights between axes is not defined for Explicit axes, and the
+    partitioner of Auto axes does it well.
+    """
+    specs = (*spec, *jax.typeof(x).sharding.spec)
+    if all(name is None for name in specs):
+        return function(x)
+    sharding = NamedSharding(mesh, spec)
+    return jax.sharding.auto_axes(function, out_sharding=sharding)(x)

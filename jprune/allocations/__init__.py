@@ -1,0 +1,9 @@
+"""Allocations: how much where. How many units each pool keeps."""
+
+from jprune.allocations._base import Allocation as Allocation
+from jprune.allocations._base import Pools as Pools
+from jprune.allocations._erdos_renyi import erdos_renyi as erdos_renyi
+from jprune.allocations._global_ranking import global_ranking as global_ranking
+from jprune.allocations._uniform import uniform as uniform
+
+__all__ = ["Allocation", "Pools", "erdos_renyi", "global_ranking", "uniform"]

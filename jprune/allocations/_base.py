@@ -1,0 +1,40 @@
+"""What they all are."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jprune._core.calls import show
+from jprune._core.typing import Tree
+
+
+class Pools(NamedTuple):
+    """What is divided: the pools of each leaf, and nothing of its values."""
+
+    numbers: np.ndarray  # int64, pools of each leaf
+    sizes: np.ndarray  # int64, units in each of them
+    # Of parameters, without batch axes; None where pools are not of leaves.
+    shapes: list[tuple[int, ...]] | None
+    # As in Structure: how many units every pool keeps, where all of a leaf must
+    # keep the same.
+    kept: Callable[[Any, np.ndarray], Any] | None
+
+
+class Allocation(NamedTuple):
+    """How the units that stay are divided among pools.
+
+    ``counts`` returns how many units the pools of each leaf keep: a sequence
+    with an integer, or an integer array ``[pools]``, for each; where ``joint``,
+    one integer for all.
+    """
+
+    counts: Callable[[Pools, Any], Any]  # pools, sparsity -> counts kept
+    # Scores of units -> comparable ones; None: as they are.
+    normalize: Callable[[Tree], Tree] | None = None
+    joint: bool = False  # whether all units are in one ranking
+    # Where joint: int64 sizes of pools -> units that each keeps in any case.
+    least: Callable[[np.ndarray], np.ndarray] | None = None
+
+    def __repr__(self) -> str:
+        return show(self)

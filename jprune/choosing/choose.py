@@ -1,0 +1,240 @@
+"""From parameters to masks: criterion, structure, allocation, selection."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jprune._core import counts as _counts
+from jprune._core.checks import (
+    check_alike,
+    check_fixed,
+    check_order,
+    is_fraction,
+    is_traced,
+)
+from jprune._core.paths import like
+from jprune._core.seeds import key_maker
+from jprune._core.trees import is_hole
+from jprune._core.typing import Masks, Tree, Where
+from jprune._core.where import check_where
+from jprune.allocations import Allocation, uniform
+from jprune.choosing import budget as _budget
+from jprune.choosing.budget import Budget
+from jprune.choosing.families import Kept, Method, kept_units, unit_scores
+from jprune.choosing.targets import (
+    Counts,
+    check_reach,
+    counts_of,
+    multiples,
+    pools_of,
+    sizes_of,
+)
+from jprune.criteria import Criterion, magnitude
+from jprune.masks import full_masks
+from jprune.selection.ranking import places, select_few
+from jprune.selection.select import count_kept, select
+from jprune.structures import Structure, unstructured
+
+
+def find_masks(
+    params: Tree,
+    sparsity: float | jax.typing.ArrayLike,
+    *,
+    criterion: Criterion = magnitude(),
+    structure: Structure = unstructured(),
+    allocation: Allocation = uniform(),
+    where: Where = None,
+    masks: Masks | None = None,
+    grads: Tree | None = None,
+    key: jax.Array | int | None = None,
+) -> Masks:
+    """Decides which weights stay, once.
+
+    Args:
+      params: The parameters, any pytree.
+      sparsity: The fraction of units removed, in [0, 1]. Of ``n`` units
+        ``round(float(sparsity) * n)`` are lost (half to even); if it is traced,
+        its float32 (x64: float64) value takes part exactly, and outside [0, 1]
+        or NaN it prunes nothing: masks in force stay as they are.
+      criterion: What matters; see :mod:`jprune.criteria`.
+      structure: In what shape; see :mod:`jprune.structures`.
+      allocation: How much where; see :mod:`jprune.allocations`.
+      where: The leaves that are pruned: a bool tree or prefix of ``params``, a
+        callable ``params -> bool tree``, or a regular expression searched in
+        the leaf's path (``"Dense_0/kernel"``). Default: floating leaves with
+        two or more axes, unless they are called ``bias``, ``scale``, ``mean``,
+        ``var`` or something with ``embed``.
+      masks: Masks in force: what they keep comes before what they prune, so
+        pruned stays pruned while the sparsity does not fall. Masks of leaves
+        that ``where`` does not select are returned as they are.
+      grads: Gradients like ``params``, for criteria that need them. A criterion
+        that accumulates takes them for its only step.
+      key: A seed or a random key of any form, for criteria that need one.
+
+    Returns:
+      A tree like ``params``: bool arrays of the parameters' shapes (and
+      sharding) for selected leaves and those that ``masks`` masks,
+      ``optax.MaskedNode()`` for the others.
+
+    Raises:
+      ValueError: A concrete ``sparsity`` outside [0, 1] or that the structure or
+        allocation can't meet (it says what they can), an uncalled factory, a
+        ``where`` that selects nothing or what is not floating, masks or
+        gradients that do not fit.
+
+    References:
+      The order of equals is in :func:`jprune.selection.top_k_mask`.
+
+    >>> import jax.numpy as jnp, jprune
+    >>> jprune.find_masks({"kernel": jnp.array([[1., -4.], [3., -2.]]),
+    ...                    "bias": jnp.ones(2)}, .5)
+    {'bias': MaskedNode(), 'kernel': Array([[False,  True],
+           [ True, False]], dtype=bool)}
+    """
+    method = Method("find_masks", criterion, structure, allocation)
+    method.check()
+    check_order("find_masks", params, sparsity)
+    sparsity = check_fixed("find_masks", sparsity)
+    check_where("find_masks", where)
+    if key is not None:
+        key = key_maker("find_masks", key)()
+    chosen = method.choose(where, params)
+    if grads is not None:
+        grads = like(chosen, grads, "`find_masks(grads=...)`", "gradient")
+    check_reach(method, chosen, sparsity)
+    state = criterion.update(grads, criterion.init(chosen), chosen)
+    counts = counts_of(method, chosen, sparsity)
+    if masks is None:
+        return find(method, chosen, counts, state, grads, key, None)
+    masks = full_masks("`find_masks(masks=...)`", params, masks)
+    kept = kept_units(method, _everywhere(chosen, masks))
+    found = find(method, chosen, counts, state, grads, key, kept)
+
+    def leaf(new: Any, old: Any) -> Any:
+        if is_hole(new):
+            return old
+        if isinstance(sparsity, jax.Array) and not is_hole(old):
+            return jnp.where(is_fraction(sparsity), new, old)
+        return new
+
+    return jax.tree.map(leaf, found, masks, is_leaf=is_hole)
+
+
+def _everywhere(params: Tree, masks: Masks) -> Masks:
+    """Masks for every parameter: all is kept where there was none."""
+
+    def leaf(p: Any, mask: Any) -> Any:
+        if is_hole(p):
+            return p
+        return jnp.ones_like(p, dtype=bool) if is_hole(mask) else mask
+
+    return jax.tree.map(leaf, params, masks, is_leaf=is_hole)
+
+
+def find(
+    method: Method,
+    params: Tree,
+    counts: Counts,
+    state: Any,
+    grads: Tree | None,
+    key: Any,
+    kept: Kept | None,
+) -> Masks:
+    """The masks of ``params``, of which every leaf is pruned."""
+    units, structure = unit_scores(method, params, state, grads, key)
+    if not units:
+        return params
+    before = kept or (None, None)
+    if method.allocation.least is not None:
+        units = _reserve(method.allocation.least, units, before[0])
+    if isinstance(counts, Budget):
+        counts = _affordable(method, params, units, counts, before[0])
+    if method.structure.few and not isinstance(counts, _counts.Count):
+        marks = select_few(units, counts, before[0])
+    else:
+        marks = select(units, counts, *before)
+    if method.structure.round_to and method.allocation.joint:
+        marks = _filled_up(units, marks, before[0], method.structure.round_to)
+    chosen = jax.tree.unflatten(structure, marks)
+    return method.structure.to_masks(chosen, params)
+
+
+def _affordable(
+    method: Method,
+    params: Tree,
+    units: list[jax.Array],
+    budget: Budget,
+    kept: list[jax.Array] | None,
+) -> _counts.Count:
+    """How many of the best units of all a budget is enough for."""
+    structure, pools = method.structure, pools_of(method, params)
+    sizes, ranks = sizes_of(units), places(units, kept, joint=True)
+
+    def at(sparsity: Any) -> _counts.Count:
+        return _counts.count_of(method.allocation.counts(pools, sparsity))
+
+    def left(sparsity: Any) -> jax.Array:
+        most = _counts.to_int32(at(sparsity))
+        counts = count_kept([x < most for x in ranks], joint=False)
+        return structure.cost(multiples(counts, sizes, structure.round_to))  # type: ignore[misc]
+
+    traced = any(map(is_traced, jax.tree.leaves((units, kept))))
+    return at(_budget.units_lost(left, budget.sparsity, traced=traced))
+
+
+def _filled_up(
+    units: list[jax.Array],
+    marks: list[jax.Array],
+    kept: list[jax.Array] | None,
+    multiple: int,
+) -> list[jax.Array]:
+    """What one ranking marked, and more until all pools hold multiples."""
+    counts = count_kept(marks, joint=False)
+    counts = multiples(counts, sizes_of(units), multiple)
+    if kept is not None:  # what was pruned comes last
+        units = [
+            jnp.where(k, x, -jnp.inf) for x, k in zip(units, kept, strict=True)
+        ]
+    return select(units, counts, marks)
+
+
+def _reserve(
+    least: Callable[[np.ndarray], np.ndarray],
+    units: list[jax.Array],
+    kept: list[jax.Array] | None,
+) -> list[jax.Array]:
+    """Makes the scores of so many best units of each pool the highest of all."""
+    sizes = np.array([math.prod(x.shape[1:]) for x in units], np.int64)
+    counts = np.repeat(least(sizes), [len(x) for x in units])
+    best = select(units, jnp.asarray(counts, np.int32), kept)
+    # Infinity comes first (not NaN, which `jax_debug_nans` refuses), so that
+    # what is as high and not reserved must step back.
+    return [
+        jnp.where(
+            mask,
+            jnp.inf,
+            jnp.where(x <= (most := jnp.finfo(x.dtype).max), x, most),
+        )
+        for x, mask in zip(units, best, strict=True)
+    ]
+
+
+def check_method(method: Method, params: Tree) -> None:
+    """Refuses, without computing, what can't score or shape ``params``."""
+
+    def units(params: Tree) -> Any:
+        state = method.criterion.init(params)
+        after = method.criterion.update(params, state, params)
+        call = f"`{method.call}({method.role}=...)`"
+        check_alike(
+            f"{call}: `update` must return a state like `init`", state, after
+        )
+        counts_of(method, params, 0.5)  # the allocation may refuse the pools
+        return unit_scores(method, params, after, params, jax.random.key(0))[0]
+
+    if jax.tree.leaves(params):
+        jax.eval_shape(units, params)

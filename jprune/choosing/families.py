@@ -1,0 +1,103 @@
+"""What decides which weights stay: a criterion, a structure, an allocation."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jprune._core.checks import check_member
+from jprune._core.paths import like
+from jprune._core.trees import together, wide
+from jprune._core.typing import Masks, Tree, Where
+from jprune._core.where import choose, not_pruned
+from jprune.allocations import Allocation
+from jprune.criteria import Criterion
+from jprune.selection.ranking import count_alike
+from jprune.selection.select import count_kept
+from jprune.structures import Structure
+
+
+class Method(NamedTuple):
+    """What decides which weights stay, and how callers are named in errors."""
+
+    call: str
+    criterion: Criterion
+    structure: Structure
+    allocation: Allocation
+    role: str = "criterion"  # the criterion's name in the call
+
+    def check(self) -> None:
+        """Refuses uncalled factories and what does not go together."""
+        check_member(self.call, self.role, self.criterion, Criterion)
+        check_member(self.call, "structure", self.structure, Structure)
+        check_member(self.call, "allocation", self.allocation, Allocation)
+        if self.allocation.joint and self.structure.kept is not None:
+            raise ValueError(
+                f"`{self.call}(structure=..., allocation=...)`: "
+                f"`{self.structure}` keeps the same number in all pools, which "
+                f"one ranking, `{self.allocation}`, can't; `uniform` and "
+                "`erdos_renyi` can."
+            )
+
+    def choose(self, where: Where, params: Tree) -> Tree:
+        """``params`` with holes in place of what is not pruned."""
+        if self.structure.where is not None:
+            where = self.structure.where
+        return choose(self.call, where, params, not_pruned)
+
+
+def unit_scores(
+    method: Method, params: Tree, state: Any, grads: Any, key: Any
+) -> tuple[list[jax.Array], Any]:
+    """Scores of units, ready to be ranked, and the structure of their tree."""
+    scores = method.criterion.score(params, state, grads, key)
+    call = f"`{method.call}({method.role}=...)`"
+    # Selection has no gradient: nothing of it is to be differentiated.
+    scores = lax.stop_gradient(like(params, scores, call, "scores"))
+    # Sums of 16-bit scores overflow; those of built-in criteria are wide.
+    scores = jax.tree.map(wide, scores)
+    units = _pooled(method, scores)
+    for change in (method.criterion.pooled, method.allocation.normalize):
+        units = units if change is None else change(units)
+    return jax.tree.flatten(units)
+
+
+def _pooled(method: Method, scores: Tree) -> Tree:
+    """Scores of units; where signs count, no norm may lose them."""
+
+    def part(sign: int) -> Tree:
+        return method.structure.to_units(
+            jax.tree.map(lambda s: jnp.maximum(sign * s, 0), scores)
+        )
+
+    if method.criterion.signed and method.structure.pooling in ("l2", "l1"):
+        return jax.tree.map(jnp.subtract, part(1), part(-1))
+    return method.structure.to_units(scores)
+
+
+class Kept(NamedTuple):
+    """The units that masks in force keep."""
+
+    units: list[jax.Array]  # bool, [pools, ...] for each leaf
+    counts: jax.Array  # int32, see :func:`jprune.selection.select.count_kept`
+
+
+def kept_units(
+    method: Method, masks: Masks, counts: jax.Array | None = None
+) -> Kept:
+    """Units of which any weight is kept, and how many unless it is known."""
+    structure, joint = method.structure, method.allocation.joint
+    if structure.moves:
+        units = jax.tree.leaves(structure.to_units(masks))
+    else:
+        ones = jax.tree.map(lambda m: m.astype(jnp.float32), masks)
+        units = [x > 0 for x in jax.tree.leaves(structure.to_units(ones))]
+    if counts is not None:
+        return Kept(units, counts)
+    if not units:
+        return Kept(units, jnp.zeros(0, np.int32))
+    if structure.few:
+        return Kept(units, together([count_alike(x)[None] for x in units]))
+    return Kept(units, count_kept(units, joint=joint))

@@ -1,0 +1,227 @@
+"""How many units stay: numbers of them, or what a budget is enough for."""
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import lru_cache, partial
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jprune._core import counts as _counts
+from jprune._core.checks import is_traced
+from jprune._core.trees import together
+from jprune._core.typing import Tree
+from jprune._core.varying import computed_now
+from jprune.allocations import Pools
+from jprune.choosing import budget as _budget
+from jprune.choosing.budget import Budget
+from jprune.choosing.families import Kept, Method
+from jprune.selection.select import count_kept
+
+Counts: TypeAlias = _counts.Count | jax.Array | Budget
+"""Units that stay: in one ranking, or in the pools of each leaf in turn."""
+
+
+def counts_of(
+    method: Method, params: Tree, sparsity: Any, dropped: Any = 0.0
+) -> Counts:
+    """How many units stay, in one ranking or in each pool.
+
+    Of each count the fraction ``dropped`` is taken off.
+    """
+    cost, pools = method.structure.cost, pools_of(method, params)
+    if cost is None or not len(pools.sizes):
+        return _unit_counts(method, pools, sparsity, dropped)
+    if method.allocation.joint:
+        return Budget(sparsity)
+
+    def left(sparsity: Any) -> jax.Array:
+        return cost(_unit_counts(method, pools, sparsity))  # type: ignore[arg-type]
+
+    # Counts need no scores: unless the sparsity is traced they are constants.
+    traced = is_traced(sparsity)
+    with nullcontext() if traced else computed_now():
+        sparsity = _budget.units_lost(left, sparsity, traced=traced)
+    return _unit_counts(method, pools, sparsity, dropped)
+
+
+def counts_on_host(method: Method) -> Callable[..., Counts]:
+    """:func:`counts_of` for Python numbers, as NumPy arrays.
+
+    A program that is handed these serves for every number; one that held the
+    number would be compiled for each. The last counts are remembered.
+    """
+
+    @lru_cache(maxsize=2)
+    def found(
+        form: Any, shapes: Any, sparsity: float, dropped: float
+    ) -> Counts:
+        leaves = [jax.ShapeDtypeStruct(*x) for x in shapes]
+        params = jax.tree.unflatten(form, leaves)
+        with computed_now():
+            counts = counts_of(method, params, sparsity, dropped)
+            return jax.tree.map(np.asarray, counts)
+
+    def of(params: Tree, sparsity: float, dropped: float = 0.0) -> Counts:
+        leaves, form = jax.tree.flatten(params)
+        shapes = tuple((np.shape(x), jnp.result_type(x)) for x in leaves)
+        return found(form, shapes, sparsity, dropped)
+
+    return of
+
+
+def check_reach(method: Method, params: Tree, sparsity: Any) -> None:
+    """Refuses a number that pools can't meet; what is traced passes.
+
+    Pools that must be alike say what they keep (``Structure.kept``), one ranking
+    what every pool keeps in any case (``Allocation.least``).
+    """
+    kept, least = method.structure.kept, method.allocation.least
+    if not isinstance(sparsity, float) or (kept is None and least is None):
+        return
+    pools = pools_of(method, params)
+
+    def check(member: Any, left: Any, most: Any, size: Any) -> None:
+        # Numbers are rounded to counts, and no further.
+        if left > (1 - sparsity) * size + 0.5 + 1e-6:
+            raise ValueError(
+                f"`{method.call}(sparsity=...)`: `{member}` keeps at least {most} "
+                f"of {size} units and meets no sparsity above "
+                f"{1 - most / size:.6g}, got {sparsity:.6g}; a schedule of "
+                "`prune` passes through what can be met."
+            )
+
+    if kept is not None:
+        for size in np.unique(pools.sizes):
+            left, most = (kept(s, size[None])[0] for s in (sparsity, 1.0))
+            check(method.structure, left, most, size)
+    elif least is not None and method.structure.cost is None:
+        left = (pools.numbers * least(pools.sizes)).sum()
+        size = (pools.numbers * pools.sizes).sum()
+        check(method.allocation, left, left, size)
+
+
+def pools_of(method: Method, params: Tree) -> Pools:
+    """The pools of units of some parameters."""
+
+    # Shapes alone: not how a mesh divides them.
+    shapes_of = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(np.shape(x), np.float32), params
+    )
+    tree = jax.eval_shape(method.structure.to_units, shapes_of)
+    units = jax.tree.leaves(tree)
+    form: Any = jax.tree.structure(params)
+    of_leaves = form == jax.tree.structure(tree)
+    few = method.structure.few
+    ends = [len(x.shape) - 1 if few else 1 for x in units]  # of pools' axes
+    shapes = [
+        (x.shape[:n], x.shape[n:]) for x, n in zip(units, ends, strict=True)
+    ]
+    return Pools(
+        numbers=np.array([math.prod(x) for x, _ in shapes], np.int64),
+        sizes=np.array([math.prod(x) for _, x in shapes], np.int64),
+        shapes=[_layer(method, x) for x in jax.tree.leaves(params)]
+        if of_leaves
+        else None,
+        kept=method.structure.kept,
+    )
+
+
+def _unit_counts(
+    method: Method, pools: Pools, sparsity: Any, dropped: Any = 0.0
+) -> _counts.Count | jax.Array:
+    """The same where the sparsity is one of units."""
+    counts = method.allocation.counts(pools, sparsity)
+    if isinstance(dropped, jax.Array) or dropped:
+        counts = jax.tree.map(
+            partial(_counts.left_of, dropped),
+            counts,
+            is_leaf=lambda x: isinstance(x, _counts.Count),
+        )
+    if method.allocation.joint:
+        return _counts.count_of(counts)
+    numbers = pools.numbers
+    if method.structure.few:
+        numbers = np.ones_like(numbers)
+    if isinstance(counts, _counts.Count):
+        counts = _counts.to_int32(counts)
+    if _is_array(counts) and counts.shape == numbers.shape:
+        # One for each leaf; as a list they would be a slice for each.
+        found = _int32(counts)[np.repeat(np.arange(len(numbers)), numbers)]
+    else:
+        each = [
+            jnp.broadcast_to(_int32(count), number)
+            for number, count in zip(numbers.tolist(), counts, strict=True)
+        ]
+        found = together([jnp.zeros(0, np.int32), *each])
+    if method.structure.round_to:
+        sizes = np.repeat(pools.sizes, pools.numbers)
+        found = multiples(found, sizes, method.structure.round_to)
+    return found
+
+
+def _is_array(counts: Any) -> bool:
+    return isinstance(counts, np.ndarray | jax.Array) and counts.dtype != object
+
+
+def _int32(count: Any) -> jax.Array:
+    if isinstance(count, _counts.Count):
+        return _counts.to_int32(count)
+    return jnp.asarray(count, np.int32)
+
+
+def _layer(method: Method, p: Any) -> tuple[int, ...]:
+    """The shape of a parameter, or of one layer where it stacks several."""
+    batch = method.structure.batch_axis
+    axes = batch if isinstance(batch, Sequence) else [batch]
+    stacked = [axis % np.ndim(p) for axis in axes]
+    return tuple(n for i, n in enumerate(np.shape(p)) if i not in stacked)
+
+
+def is_due(method: Method, counts: Counts, kept: Kept) -> jax.Array:
+    """Whether the number of kept units in any pool is not what it should be."""
+    if isinstance(counts, Budget):
+        return _is_off(method, counts, kept)
+    now = _counts.count_of(kept.counts)
+    if isinstance(counts, _counts.Count):
+        return ~_counts.equal(_counts.total(now), counts)
+    return jnp.any(kept.counts != counts)
+
+
+def _is_off(method: Method, budget: Budget, kept: Kept) -> jax.Array:
+    """The same for what is kept in one ranking by a budget."""
+    structure, sizes = method.structure, sizes_of(kept.units)
+    if not kept.units:
+        return jnp.zeros((), bool)
+
+    def rounded(counts: Any) -> jax.Array:
+        return multiples(counts, sizes, structure.round_to)
+
+    least = np.zeros_like(sizes)
+    if method.allocation.least is not None:
+        least = method.allocation.least(sizes)
+    return _budget.is_off(
+        structure.cost,  # type: ignore[arg-type]
+        count_kept(kept.units, joint=False),
+        sizes,
+        rounded(least),
+        rounded,
+        budget.sparsity,
+    )
+
+
+def sizes_of(units: list[jax.Array]) -> np.ndarray:
+    """How many units every pool has, kept or not."""
+    return np.concatenate([np.full(len(x), x[0].size) for x in units])
+
+
+def multiples(counts: Any, sizes: np.ndarray, multiple: int) -> jax.Array:
+    """The next positive multiples, or all the units of a pool; of 0 any number."""
+    if not multiple:
+        return counts
+    counts = jnp.maximum(counts, 1)
+    counts = -(-counts // multiple) * multiple
+    return jnp.minimum(counts, sizes).astype(np.int32)

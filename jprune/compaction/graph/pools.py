@@ -1,0 +1,200 @@
+"""Which axes of which parameters are the same units."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jprune._core.typing import Tree
+from jprune.compaction.graph.constants import Array
+from jprune.compaction.graph.trace import Leaf, Trace
+from jprune.jaxprs.checks import check_call
+
+
+class Pool(NamedTuple):
+    """Units that are parts of the same axes, and can be compared."""
+
+    name: str  # an axis that they are parts of, and how many more there are
+    units: Array  # [layers, n] numbers of units; 1 layer if they are shared
+    axes: tuple[tuple[str, int], ...]  # (path, axis) that each is a part of
+
+
+class Frozen(NamedTuple):
+    """Positions of one axis of a parameter that can't be removed."""
+
+    path: str
+    axis: int
+    positions: int  # how many of them
+    reason: str  # the equation and why
+
+
+class Product(NamedTuple):
+    """A product of arrays or a convolution, as often as it is carried out."""
+
+    multiply_adds: int
+    axes: tuple[Array, ...]  # units of each axis that can get smaller
+
+
+class Graph(NamedTuple):
+    """What :func:`trace_units` returns: data; prints as a table."""
+
+    leaves: tuple[Leaf, ...]
+    units: tuple[tuple[Array, ...], ...]  # by leaf and axis, as in `Trace`
+    pools: tuple[Pool, ...]
+    frozen: tuple[Frozen, ...]
+    products: tuple[Product, ...] = ()  # what is computed
+
+    def __str__(self) -> str:
+        lines = []
+        for pool in self.pools:
+            layers, n = pool.units.shape
+            size = f"{n}" if layers == 1 else f"{layers} x {n}"
+            axes = ", ".join(f"{path}[{axis}]" for path, axis in pool.axes)
+            lines.append(f"{size} units: {axes}")
+        lines += [
+            f"frozen: {path}[{axis}], {n} positions: {reason}"
+            for path, axis, n, reason in self.frozen
+        ]
+        return "\n".join(lines)
+
+
+def trace_units(fn: Any, params: Tree, *args: Any) -> Graph:
+    """Finds the units of any JAX function: what must be removed together.
+
+    Read off the jaxpr of ``fn(params, *args)``: the columns of a kernel, the
+    entries of its bias, the scale and statistics of a norm behind it and the
+    rows of the next kernel are one set of units; so are residual streams, tied
+    weights, attention heads. A unit may go only if, with all its parameters 0,
+    it provably adds 0 wherever it is summed over; all else is frozen, with the
+    reason.
+
+    Args:
+      fn: Any function of parameters and arrays: ``model.apply``, a functional
+        call of NNX or Equinox, plain code.
+      params: All that may be removed; the whole dict of variables in Linen.
+      *args: Further arguments, arrays or shapes; their axes are frozen.
+
+    Returns:
+      A :class:`Graph`, for :func:`units`.
+
+    Raises:
+      ValueError: ``fn`` is no function, or a parameter or argument no array.
+
+    Cost: nothing is computed but constants; a scan is walked layer by layer.
+
+    >>> import jax, jax.numpy as jnp, jprune
+    >>> def fn(params, x):
+    ...     return jax.nn.relu(x @ params["w"] + params["b"]) @ params["v"]
+    >>> params = {"w": jnp.ones((4, 8)), "b": jnp.ones(8), "v": jnp.ones((8, 3))}
+    >>> print(jprune.trace_units(fn, params, jnp.ones((1, 4))))
+    8 units: b[0], v[0], w[1]
+    frozen: v[1], 3 positions: an axis of the output
+    frozen: w[0], 4 positions: axis 1 of array 0 of the arguments
+    """
+    check_call("trace_units", fn, params, args, concrete=False)
+    return graph_of(traced(fn, params, args))
+
+
+def traced(fn: Any, params: Tree, args: tuple[Any, ...]) -> Trace:
+    """The trace with everything frozen that can't be removed."""
+    trace = Trace(fn, params, args)
+    trace.products = trace.walk([None] * len(trace.leaves)).products
+    trace.number()
+    pools = pools_of(trace)
+    for pool in pools:
+        if pool.units.shape[1] == 1:
+            trace.freeze(pool.units.ravel(), "the only unit")
+    for half in (0, 1):  # while some are gone, others must be there
+        dead = np.zeros(trace.count, bool)
+        for pool in pools:
+            dead[pool.units[:, half::2]] = pool.units.shape[1] > 1
+        for site in trace.walk(trace.zeroed(dead)).sums():
+            units = trace.touched(site, site.adds)
+            why = f"{site.why}: what is removed would add to a sum"
+            trace.freeze(units[dead[units]], why)
+    trace.number()
+    return trace
+
+
+def graph_of(trace: Trace) -> Graph:
+    """Data without the trace."""
+    return Graph(
+        tuple(trace.leaves),
+        tuple(map(tuple, trace.units)),
+        tuple(pools_of(trace)),
+        tuple(_frozen(trace)),
+        tuple(_products(trace)),
+    )
+
+
+def _products(trace: Trace) -> Iterator[Product]:
+    """Products and the units of their axes; what is frozen left out."""
+    units: dict[int, Array] = {}  # many axes are one array
+    for product in trace.products:
+        axes = []
+        for ids in product.axes:
+            if ids is not None:
+                if id(ids) not in units:
+                    units[id(ids)] = trace.units_of(ids)
+                axes.append(units[id(ids)])
+        yield Product(
+            product.times * product.whole,
+            tuple(x for x in axes if (x >= 0).any()),
+        )
+
+
+def pools_of(trace: Trace) -> list[Pool]:
+    """Units sorted by the axes that they are parts of, and by layer."""
+    slots = [
+        (i, k)
+        for i, leaf in enumerate(trace.leaves)
+        for k in range(len(leaf.shape))
+    ]
+    keys = np.random.default_rng(0).integers(1, 2**63, len(slots), np.uint64)
+    kind = np.zeros(trace.count, np.uint64)
+    layer = np.full(trace.count, -1)
+    inside = []
+    for (i, k), salt in zip(slots, keys, strict=True):
+        units = trace.units[i][k]
+        here = np.unique(units[units >= 0])
+        inside.append(here)
+        kind[here] += salt
+        if units.ndim == 3:
+            for number, one in enumerate(units):
+                these = np.unique(one[one >= 0])
+                new = np.where(layer[these] == -1, number, -2)
+                layer[these] = np.where(layer[these] == number, number, new)
+    # Heads and their width are parts of the same axes, and made one by one.
+    made = trace.ids.batch(trace.roots)
+    pools: dict[Any, list[Array]] = {}
+    for key in sorted(set(zip(layer.tolist(), kind.tolist(), strict=True))):
+        here = np.flatnonzero((layer == key[0]) & (kind == key[1]))
+        private = key[0] >= 0
+        for order, batch in enumerate(np.unique(made[here])):
+            units = here[made[here] == batch]
+            name = (private, key[1], order, len(units) if private else key[0])
+            pools.setdefault(name, []).append(units)
+    found = []
+    for rows in pools.values():
+        axes = tuple(
+            (trace.leaves[i].path, k)
+            for (i, k), here in zip(slots, inside, strict=True)
+            if np.isin(rows[0][0], here)
+        )
+        found.append(Pool(f"{axes[0][0]}[{axes[0][1]}]", np.stack(rows), axes))
+    return sorted(found, key=lambda pool: int(pool.units[0, 0]))
+
+
+def _frozen(trace: Trace) -> list[Frozen]:
+    """The axes of which something stays, and the first reason of it."""
+    found = []
+    for i, leaf in enumerate(trace.leaves):
+        for axis, units in enumerate(trace.units[i]):
+            fixed = (units < 0).all(-1)
+            if not fixed.any():
+                continue
+            roots = trace.ids.resolve(trace.axes[i][axis])[fixed]
+            reasons = (trace.frozen.get(int(r)) for r in np.unique(roots))
+            reason = next((r for r in reasons if r), "")
+            found.append(Frozen(leaf.path, axis, int(fixed.sum()), reason))
+    return found

@@ -1,0 +1,101 @@
+"""Which units are dead in given parameters."""
+
+import numpy as np
+
+from jprune.compaction.graph.constants import Array, Stored
+from jprune.compaction.graph.pools import pools_of
+from jprune.compaction.graph.trace import Trace, along
+from jprune.compaction.graph.walk import Site, Walk
+
+
+def find_dead(
+    trace: Trace, arrays: list[Stored]
+) -> tuple[Array, list[Stored], set[int]]:
+    """Marks the units that may go, until no more die with them.
+
+    Args:
+      trace: The traced program, with its units numbered.
+      arrays: The parameters, masked.
+
+    Returns:
+      ``[units]`` bool; the parameters with 0 for all that is dead; and which
+      of them took constants in.
+    """
+    arrays = list(arrays)
+    folded: set[int] = set()
+    dead = np.zeros(trace.count, bool)
+    while True:
+        walk = trace.walk([*arrays])
+        alive = np.zeros(trace.count, bool)
+        for site in walk.sums():
+            fold = _can_fold(site, walk, arrays)
+            adds = site.adds & ~np.asarray(site.fixed) if fold else site.adds
+            alive[trace.touched(site, adds)] = True
+        more = _even(trace, ~alive | dead)
+        if np.array_equal(more, dead):
+            return dead, arrays, folded
+        new, dead = more & ~dead, more
+        for site in walk.sums():
+            if _can_fold(site, walk, arrays):
+                folded |= _fold(trace, site, new, arrays)
+        for i, x in enumerate(arrays):
+            gone = along(trace.gone(i, new), len(x.shape))
+            arrays[i] = x.without(gone) if gone else x
+
+
+def _can_fold(site: Site, walk: Walk, arrays: list[Stored]) -> bool:
+    """Whether what a sum adds goes to a bias that is used for nothing else."""
+    if site.bias is None or site.terms is None or site.uses != 1:
+        return False
+    i, lead, shape = site.bias
+    uses = sum(
+        n
+        for (leaf, at), n in walk.uses.items()
+        if leaf == i and (at == lead or not at or not lead)
+    )
+    bias = arrays[i].map(lambda x: x[lead]).flags
+    added = site.terms(np.zeros(len(site.ids), bool)).shape
+    try:
+        fits = np.broadcast_shapes(added, shape) == shape
+    except ValueError:
+        return False
+    return uses == 1 and fits and int(np.prod(shape)) == bias.size
+
+
+def _fold(
+    trace: Trace, site: Site, new: Array, arrays: list[Stored]
+) -> set[int]:
+    """Adds the constants of dead units to the bias behind them."""
+    units = trace.units_of(site.ids)
+    gone = np.append(new, False)[units].any(-1) & site.adds
+    if not gone.any():
+        return set()
+    i, lead, shape = site.bias  # type: ignore[misc]
+    terms = site.terms(gone)  # type: ignore[misc]
+    biases = np.array(arrays[i].value)
+    bias = biases[lead].astype(np.float64)
+    total = bias + np.broadcast_to(terms, shape).reshape(bias.shape)
+    biases[lead] = total.astype(biases.dtype)
+    arrays[i] = Stored(biases, (), biases.dtype)
+    return {i}
+
+
+def _even(trace: Trace, dead: Array) -> Array:
+    """Fewer dead units: no axis is emptied, layers of a stack stay alike."""
+    dead = dead.copy()
+    for pool in pools_of(trace):
+        flags = dead[pool.units]
+        flags[:, 0] &= ~flags.all(1)
+        lost = flags.sum(1).min(initial=flags.shape[1])
+        flags &= np.cumsum(flags, 1) <= lost
+        dead[pool.units] = flags
+    while True:  # stacks of several kinds of units
+        before = dead.copy()
+        for i in range(len(trace.leaves)):
+            for units, gone in zip(
+                trace.units[i], trace.gone(i, dead), strict=True
+            ):
+                if units.ndim == 3 and len(set(gone.sum(1).tolist())) > 1:
+                    dead[units[units >= 0]] = False
+        if np.array_equal(before, dead):
+            return dead

@@ -1,0 +1,23 @@
+"""Criteria: what matters. Higher scores are kept."""
+
+from jprune.criteria._base import Criterion as Criterion
+from jprune.criteria._custom import custom as custom
+from jprune.criteria._fisher import fisher as fisher
+from jprune.criteria._gradient import gradient as gradient
+from jprune.criteria._gradient import taylor as taylor
+from jprune.criteria._magnitude import magnitude as magnitude
+from jprune.criteria._movement import movement as movement
+from jprune.criteria._random import random as random
+from jprune.criteria._snip import snip as snip
+
+__all__ = [
+    "Criterion",
+    "custom",
+    "fisher",
+    "gradient",
+    "magnitude",
+    "movement",
+    "random",
+    "snip",
+    "taylor",
+]

@@ -1,0 +1,40 @@
+"""Movement."""
+
+import jax.numpy as jnp
+
+from jprune._core.calls import recorded
+from jprune.criteria._base import Criterion, accumulated
+
+
+@recorded
+def movement() -> Criterion:
+    r"""Keeps the weights that training moves away from zero.
+
+    .. math::
+
+      S_i = -\sum_t w_i^{(t)} g_i^{(t)}
+
+    over all updates so far: positive where gradient descent makes
+    :math:`|w_i|` grow. Made for fine-tuning. What is pruned is zero and moves no
+    more: its score stays. Where a structure pools by a norm, its default, that of
+    the negative scores is taken from that of the positive ones. Needs gradients,
+    as :func:`gradient`.
+
+    Returns:
+      A :class:`Criterion`; its state are the sums, in float32 at least, like the
+      parameters. Cost: one fused pass per update.
+
+    References:
+      Sanh et al., `Movement Pruning <https://arxiv.org/abs/2005.07683>`_, 2020,
+      section 4.
+
+    >>> import jax.numpy as jnp, optax, jprune
+    >>> tx = jprune.with_gradients(optax.chain(
+    ...     optax.sgd(.1), jprune.prune(.5, criterion=jprune.criteria.movement())))
+    >>> params = jnp.array([[1., -4.]])
+    >>> updates, state = tx.update(jnp.array([[-1., -1.]]), tx.init(params), params)
+    >>> optax.apply_updates(params, updates)  # 1 grows, -4 shrinks
+    Array([[1.1, 0. ]], dtype=float32)
+    """
+    criterion = accumulated("movement()", jnp.negative)
+    return criterion._replace(signed=True)

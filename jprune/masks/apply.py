@@ -1,0 +1,46 @@
+"""Apply."""
+
+import jax.numpy as jnp
+
+from jprune._core.trees import (
+    leaves_with_path,
+    rebuild,
+)
+from jprune._core.typing import Masks, Tree
+from jprune.masks.align import align_masks
+
+
+def apply_masks(params: Tree, masks: Masks) -> Tree:
+    """Sets the pruned weights to zero.
+
+    A selection and no product: what is pruned becomes 0 even where it was NaN
+    or infinite, and what is kept keeps its bits.
+
+    Args:
+      params: A tree of parameters, boxed or not.
+      masks: Masks for it: bool arrays of the parameters' shapes or broadcasting
+        to them; ``None`` or ``optax.MaskedNode`` where nothing is pruned. They
+        are matched by path, and may leave out parameters or mirror one branch:
+        masks of ``variables["params"]`` serve for ``variables``.
+
+    Returns:
+      A tree like ``params``, of its shapes and dtypes.
+
+    Raises:
+      ValueError: A mask fits no parameter or masks fit several branches; the
+        leaf is named.
+
+    >>> import jax.numpy as jnp, jprune
+    >>> jprune.apply_masks(
+    ...     {"kernel": jnp.array([1., jnp.nan])},
+    ...     {"kernel": jnp.array([True, False])})
+    {'kernel': Array([1., 0.], dtype=float32)}
+    """
+    aligned = align_masks("`apply_masks(params, masks)`", params, masks)
+    leaves = [
+        leaf if mask is None else jnp.where(mask, leaf, jnp.zeros_like(leaf))
+        for (_, leaf), mask in zip(
+            leaves_with_path(params), aligned, strict=True
+        )
+    ]
+    return rebuild(params, leaves)

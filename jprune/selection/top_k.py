@@ -1,0 +1,73 @@
+"""Top k."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jprune._core import counts as _counts
+from jprune._core.checks import check_floating, check_number, is_traced
+from jprune._core.counts import Count
+from jprune._core.describe import describe
+from jprune._core.trees import is_hole, leaves_with_path, rebuild
+from jprune._core.typing import Masks, Tree
+from jprune.selection.select import select
+
+
+def top_k_mask(scores: Tree, k: jax.typing.ArrayLike) -> Masks:
+    """Marks the ``k`` largest scores of a whole tree, exactly.
+
+    The order is that of ``jnp.argsort(descending=True, stable=True)`` over the
+    leaves one after the other: NaN first, -0 equal to 0, ties by leaf and then
+    by flat index.
+
+    Args:
+      scores: A tree of floating arrays of any shapes and precisions; ``None``
+        and ``optax.MaskedNode`` are passed over.
+      k: How many to mark, an integer from 0 to the number of scores. It may be
+        traced; a traced ``k`` outside is clipped.
+
+    Returns:
+      A tree like ``scores`` of bool arrays with exactly ``k`` True.
+
+    Raises:
+      ValueError: A leaf is not floating, or a concrete ``k`` is no integer from
+        0 to the number of scores.
+
+    Cost: a few passes that count and one that writes the mask; more with scores
+    that no interpolation fits, and if equal scores must be divided.
+
+    >>> import jax.numpy as jnp, jprune
+    >>> jprune.selection.top_k_mask({"a": jnp.array([3., 1.]), "b": 2.}, 2)
+    {'a': Array([ True, False], dtype=bool), 'b': Array(True, dtype=bool)}
+    """
+    leaves = leaves_with_path(scores)
+    for path, leaf in leaves:
+        if not is_hole(leaf):
+            check_floating("`top_k_mask(scores, k)`", path, leaf)
+    units = [jnp.asarray(x) for _, x in leaves if not is_hole(x)]
+    wanted = _checked_k(k, sum(x.size for x in units))
+    masks = iter(select(units, wanted) if units else [])
+    return rebuild(
+        scores, [x if is_hole(x) else next(masks) for _, x in leaves]
+    )
+
+
+def _checked_k(k: Any, size: int) -> Count:
+    """``k`` as a count; clipped if it is traced."""
+    if is_traced(k):
+        if k.ndim or not jnp.issubdtype(k.dtype, jnp.integer):
+            raise ValueError(
+                f"`top_k_mask(scores, k)`: k must be an integer scalar, got "
+                f"{describe(k)}."
+            )
+        wanted = _counts.count_of(jnp.maximum(k, 0))
+        most = _counts.count_of(size)
+        return _counts.where(_counts.less(most, wanted), most, wanted)
+    number = check_number("`top_k_mask(scores, k)`: k", k)
+    if not number.is_integer() or not 0 <= number <= size:
+        raise ValueError(
+            "`top_k_mask(scores, k)`: k must be an integer from 0 to "
+            f"{size}, the number of scores, got {k}."
+        )
+    return _counts.count_of(int(k))

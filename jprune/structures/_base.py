@@ -1,0 +1,167 @@
+"""What they all are."""
+
+import math
+import operator
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jprune._core.calls import show
+from jprune._core.describe import describe
+from jprune._core.layout import (
+    Axis,
+    Layout,
+    join,
+    place_axes,
+    rearrange,
+    split,
+    units_spec,
+)
+from jprune._core.trees import path_name
+from jprune._core.typing import Masks, Tree, Where
+from jprune.structures.pooling import POOLINGS, check_pooling, of_weights
+
+
+class Structure(NamedTuple):
+    """How weights form units, and units pools.
+
+    Scores of units have the shape ``[pools, ...]``: axis 0 indexes pools, each
+    with a count of its own; the other axes are units. Where ``few``, it is
+    ``[..., units]``: pools of few units, which lie along the last axis.
+    """
+
+    to_units: Callable[[Tree], Tree]  # scores of weights -> scores of units
+    to_masks: Callable[[Masks, Tree], Masks]  # masks of units, params -> masks
+    batch_axis: Axis = ()  # axes that stack layers
+    # Where all pools of a leaf keep equally many units, how many that is:
+    # (sparsity of the leaf, int64 sizes of pools) -> counts. A number is refused
+    # of which it makes another by more than rounding.
+    kept: Callable[[Any, np.ndarray], Any] | None = None
+    few: bool = False
+    where: Where = None  # the leaves it needs, whatever the caller selects
+    # Pools keep a positive multiple of it, or all; 0: any number.
+    round_to: int = 0
+    # Where a sparsity is one of costs: kept units of every pool, int32 -> the
+    # fraction of the cost that is left.
+    cost: Callable[[jax.Array], jax.Array] | None = None
+    pooling: str | None = None  # its name: norms lose the signs of scores
+    moves: bool = False  # whether units are weights, and only moved: bools too
+
+    def __repr__(self) -> str:
+        return show(self)
+
+
+Read = Callable[[Any, tuple[int, ...]], Layout]
+
+
+def structure_of(
+    read: Read,
+    pooling: str | None = None,
+    *,
+    few: bool = False,
+    **fields: Any,
+) -> Structure:
+    """A structure from a function that reads the path and shape of a leaf.
+
+    Without ``pooling`` a unit is one weight; where ``few``, the weights of a tile
+    are a pool.
+    """
+
+    def to_units(scores: Tree) -> Tree:
+        def leaf(path: Any, x: jax.Array) -> jax.Array:
+            layout = read(path, x.shape)
+            if layout.plain:
+                return jnp.transpose(x, layout.order)[None]
+
+            def units(x: jax.Array) -> jax.Array:
+                if pooling is not None:
+                    return POOLINGS[pooling](x, layout)
+                x = split(x, layout)
+                x = jnp.transpose(x, weights_last(layout))
+                shape = x.shape[: len(layout.groups)]
+                return x.reshape(*shape, *([math.prod(layout.tiles)] * few))
+
+            mesh = jax.typeof(x).sharding.mesh
+            return rearrange(units, x, mesh, units_spec(x, layout))
+
+        return jax.tree_util.tree_map_with_path(leaf, scores)
+
+    def to_masks(units: Masks, params: Tree) -> Masks:
+        def leaf(path: Any, p: jax.Array, mask: jax.Array) -> jax.Array:
+            layout = read(path, jnp.shape(p))
+            if layout.plain:
+                return jnp.transpose(mask[0], layout.inverse)
+
+            def weights(mask: jax.Array) -> jax.Array:
+                shape = mask.shape[: len(layout.groups)]
+                own = layout.tiles if pooling is None else [1] * len(shape[1:])
+                order = np.argsort(weights_last(layout)).tolist()
+                mask = jnp.transpose(mask.reshape(*shape, *own), order)
+                pairs = zip(shape[1:], layout.tiles, strict=True)
+                whole = (shape[0], *(n for pair in pairs for n in pair))
+                mask = jnp.broadcast_to(mask, whole)
+                return join(mask, layout, jnp.shape(p))
+
+            sharding = jax.typeof(p).sharding
+            return rearrange(weights, mask, sharding.mesh, sharding.spec)
+
+        return jax.tree_util.tree_map_with_path(leaf, params, units)
+
+    return Structure(
+        to_units,
+        to_masks,
+        few=few,
+        pooling=pooling,
+        moves=pooling is None,
+        **fields,
+    )
+
+
+def weights_last(layout: Layout) -> tuple[int, ...]:
+    """The axes of :func:`split`, those of units before those of weights."""
+    return 0, *range(1, 2 * len(layout.tiles), 2), *of_weights(layout)
+
+
+def check_size(call: str, name: str, size: Any, least: int = 1) -> int:
+    try:
+        number = operator.index(size)
+    except TypeError:
+        number = least - 1
+    if number < least or isinstance(size, bool):
+        raise ValueError(
+            f"`{call}({name})` must be an integer >= {least}, got "
+            f"{describe(size)}."
+        )
+    return number
+
+
+def tiles(
+    call: str,
+    axes: dict[str, tuple[int, ...]],
+    tile: tuple[int, ...],
+    pooling: str,
+    batch_axis: Axis,
+) -> Structure:
+    """Units are boxes in ``(*window, in, out)``, of which ``tile`` has the last."""
+    check_pooling(call.partition("(")[0], pooling)
+
+    def read(path: Any, shape: tuple[int, ...]) -> Layout:
+        name = call.partition("(")[0]
+        inner, outer, batch, window = place_axes(name, path, len(shape), axes)
+        groups = [*((i,) for i in window), inner, outer]
+        sizes = [int(np.prod([shape[i] for i in g], dtype=int)) for g in groups]
+        own = sizes[-len(tile) :] if len(tile) <= len(sizes) else ()
+        large = any(t > size for t, size in zip(tile, own, strict=False))
+        if not own or (large and 0 not in shape):  # nothing fits anywhere
+            raise ValueError(
+                f"`{call}` does not fit into {path_name(path)!r}, whose window, "
+                f"in and out axes have the sizes {tuple(sizes)}; `where=` can "
+                "leave the leaf out."
+            )
+        rest = len(sizes) - len(tile)
+        return Layout((batch, *groups), (1,) * rest + tile)
+
+    return structure_of(read, pooling, batch_axis=batch_axis)

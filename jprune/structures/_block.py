@@ -1,0 +1,61 @@
+"""Block."""
+
+from collections.abc import Sequence
+
+from jprune._core.calls import recorded
+from jprune._core.layout import (
+    Axis,
+    check_axes,
+)
+from jprune.structures._base import Structure, check_size, tiles
+
+
+@recorded
+def block(
+    shape: Sequence[int],
+    *,
+    pooling: str = "l2",
+    in_axis: Axis = -2,
+    out_axis: Axis = -1,
+    batch_axis: Axis = (),
+) -> Structure:
+    """Boxes of weights are kept or lost whole.
+
+    The last entry of ``shape`` is along the outputs, the one before along the
+    inputs, further ones along the last axes of a convolution's window; axes for
+    which there is no entry are not divided. Blocks at an edge are smaller where
+    an entry does not divide its axis; pooled by a sum they then score lower.
+
+    Args:
+      shape: The sizes of a block, for example ``(32, 32)``. Static.
+      pooling: ``"l2"``, ``"l1"``, ``"mean"`` or ``"max"``, of a unit's scores.
+      in_axis: Axes of inputs; several are merged in the given order.
+      out_axis: Axes of outputs, likewise.
+      batch_axis: Axes that stack layers: each index is a pool of its own.
+
+    Returns:
+      A :class:`Structure`; goes with every allocation.
+
+    Raises:
+      ValueError: Here for a bad ``shape`` or ``pooling``; when used, if the block
+        is larger than a leaf, or an axis is out of range or taken twice.
+
+    References:
+      Narang et al., `Block-Sparse Recurrent Neural Networks
+      <https://arxiv.org/abs/1711.02782>`_, 2017 (pooled by the maximum).
+
+    >>> import jax.numpy as jnp, jprune
+    >>> kernel = jnp.array([[1., 1., 3.], [1., 1., 3.], [9., 9., 1.]])
+    >>> jprune.find_masks(kernel, .5, structure=jprune.structures.block((2, 2)))
+    Array([[False, False,  True],
+           [False, False,  True],
+           [ True,  True, False]], dtype=bool)
+    """
+    sizes = tuple(shape) if isinstance(shape, Sequence) else (shape,)
+    if not sizes:
+        raise ValueError("`block(shape)` must not be empty.")
+    tile = tuple(check_size("block", "shape", size) for size in sizes)
+    axes = check_axes(
+        "block", in_axis=in_axis, out_axis=out_axis, batch_axis=batch_axis
+    )
+    return tiles(f"block({tile})", axes, tile, pooling, batch_axis)

@@ -1,0 +1,71 @@
+"""Fan in."""
+
+from typing import Any
+
+import numpy as np
+
+from jprune._core import counts as _counts
+from jprune._core.calls import recorded
+from jprune._core.layout import (
+    Axis,
+    Layout,
+    check_axes,
+    place_axes,
+)
+from jprune.structures._base import Structure, structure_of
+
+
+@recorded
+def fan_in(
+    *, in_axis: Axis = -2, out_axis: Axis = -1, batch_axis: Axis = ()
+) -> Structure:
+    """Every output keeps the same number of inputs, whichever they are.
+
+    A unit is a weight, a pool all weights of one output: of its ``n`` inputs
+    (a convolution's: in every place of the window) a sparsity ``s`` loses
+    ``round(s * n)``. The kernel fits ``[outputs, inputs kept]`` without padding.
+
+    Under ``erdos_renyi`` each leaf has a number of its own, rounded per output.
+    ``global_ranking``, which promises no equal numbers, is refused.
+
+    Args:
+      in_axis: Axes of inputs.
+      out_axis: Axes of outputs: each combination of their indices is one.
+      batch_axis: Axes that stack layers.
+
+    Returns:
+      A :class:`Structure`. Masks cost a pass per comparison of scores, with two
+      keys and two counts in memory for each output.
+
+    Raises:
+      ValueError: When used, if an axis is out of range for a leaf, or taken
+        twice.
+
+    References:
+      Lasby et al., `Dynamic Sparse Training with Structured Sparsity
+      <https://arxiv.org/abs/2305.02299>`_, 2023: constant fan-in.
+
+    >>> import jax.numpy as jnp, jprune
+    >>> kernel = jnp.array([[1., 9.], [2., 8.], [3., 7.], [4., 6.]])
+    >>> masks = jprune.find_masks(
+    ...     kernel, .5, structure=jprune.structures.fan_in())
+    >>> masks.T.tolist()
+    [[False, False, True, True], [True, True, False, False]]
+    """
+    axes = check_axes(
+        "fan_in", in_axis=in_axis, out_axis=out_axis, batch_axis=batch_axis
+    )
+
+    def read(path: Any, shape: tuple[int, ...]) -> Layout:
+        inner, outer, batch, window = place_axes(
+            "fan_in", path, len(shape), axes
+        )
+        units = (*window, *inner)
+        return Layout(
+            ((*batch, *outer), *((i,) for i in units)), (1,) * len(units)
+        )
+
+    def kept(sparsity: Any, sizes: np.ndarray) -> Any:
+        return _counts.left_of(sparsity, sizes)
+
+    return structure_of(read, batch_axis=batch_axis, kept=kept)

@@ -1,0 +1,92 @@
+"""N m."""
+
+from typing import Any
+
+import numpy as np
+
+from jprune._core import counts as _counts
+from jprune._core.calls import recorded
+from jprune._core.layout import (
+    Axis,
+    Layout,
+    check_axes,
+    place_axes,
+)
+from jprune._core.trees import path_name
+from jprune.structures._base import Structure, check_size, structure_of
+
+
+@recorded
+def n_m(
+    n: int,
+    m: int,
+    *,
+    in_axis: Axis = -2,
+    out_axis: Axis = -1,
+    batch_axis: Axis = (),
+) -> Structure:
+    """Keeps ``n`` of each ``m`` consecutive inputs, as 2:4 hardware asks for.
+
+    A unit is a weight, a pool ``m`` of them along the contracted axis. At a
+    sparsity ``s`` each pool keeps ``max(n, round(m * (1 - s)))``, so a schedule
+    that ends at ``1 - n / m`` or above passes through legal patterns only. A
+    number that is above ``1 - n / m`` by more than this rounding is refused.
+
+    Under ``erdos_renyi`` the formula holds with each leaf's own sparsity.
+    ``global_ranking``, which promises no equal numbers, is refused.
+
+    Args:
+      n: How many stay at least, from 0 to ``m``. Static.
+      m: Of how many. Static.
+      in_axis: The contracted axes; several are merged in the given order.
+      out_axis: Axes of outputs.
+      batch_axis: Axes that stack layers.
+
+    Returns:
+      A :class:`Structure`. Masks cost one pass of ``m`` comparisons per weight.
+
+    Raises:
+      ValueError: Here if ``n > m``; when used, if ``m`` does not divide a leaf's
+        contracted axis, or an axis is out of range or taken twice.
+
+    References:
+      Mishra et al., `Accelerating Sparse Deep Neural Networks
+      <https://arxiv.org/abs/2104.08378>`_, 2021: 2:4.
+      Zhou et al., `Learning N:M Fine-grained Structured Sparse Neural Networks
+      From Scratch <https://arxiv.org/abs/2102.04010>`_, 2021.
+
+    >>> import jax.numpy as jnp, jprune
+    >>> kernel = jnp.array([[1., -9.], [2., 8.], [-3., 7.], [4., 6.]])
+    >>> masks = jprune.find_masks(
+    ...     kernel, .5, structure=jprune.structures.n_m(2, 4))
+    >>> masks.T.tolist()
+    [[False, False, True, True], [True, True, False, False]]
+    """
+    n, m = check_size("n_m", "n", n, 0), check_size("n_m", "m", m)
+    if n > m:
+        raise ValueError(f"`n_m(n, m)` needs n <= m, got n={n}, m={m}.")
+    axes = check_axes(
+        "n_m", in_axis=in_axis, out_axis=out_axis, batch_axis=batch_axis
+    )
+
+    def read(path: Any, shape: tuple[int, ...]) -> Layout:
+        inner, outer, batch, window = place_axes("n_m", path, len(shape), axes)
+        size = int(np.prod([shape[i] for i in inner], dtype=int))
+        if size % m:
+            raise ValueError(
+                f"`n_m({n}, {m})`: the contracted axis of {path_name(path)!r} has "
+                f"{size} entries, which {m} does not divide; "
+                "`where=` can leave the leaf out."
+            )
+        # Only the contracted axes are merged: others stay as a mesh has them.
+        rest = [(i,) for i in (*batch, *window, *outer)]
+        return Layout(((), inner, *rest), (m,) + (1,) * len(rest))
+
+    def kept(sparsity: Any, sizes: np.ndarray) -> Any:
+        left = _counts.fraction_of(_counts.density_of(sparsity), sizes)
+        if not isinstance(left, _counts.Count):
+            return np.maximum(left, n)
+        least = _counts.count_of(np.full(sizes.shape, n))
+        return _counts.where(_counts.less(left, least), least, left)
+
+    return structure_of(read, batch_axis=batch_axis, kept=kept, few=True)
