@@ -14,6 +14,7 @@ from jprune.compaction import compact as compact
 from jprune.compaction import compare as compare
 from jprune.compaction import trace_units as trace_units
 from jprune.compaction import units as units
+from jprune.jaxprs import trace_products as trace_products
 from jprune.masks import LeafSummary as LeafSummary
 from jprune.masks import Summary as Summary
 from jprune.masks import apply_masks as apply_masks
@@ -39,7 +40,7 @@ from jprune.transforms._straight_through import (
     straight_through as straight_through,
 )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "ChainReport",
@@ -74,6 +75,7 @@ __all__ = [
     "straight_through",
     "structures",
     "summarize",
+    "trace_products",
     "trace_units",
     "transforms",
     "units",

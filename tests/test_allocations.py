@@ -60,7 +60,9 @@ def test_published_densities() -> None:
     for kernel, power, sparsity, wanted in PUBLISHED:
         shapes = [s if kernel else s[-2:] for s in SHAPES]
         raw = np.array([(sum(s) / np.prod(s)) ** power for s in shapes])
-        found = allocations._erdos_renyi._densities(raw, sizes, (1 - sparsity) * 74)
+        found = allocations._erdos_renyi._densities(
+            raw, sizes, (1 - sparsity) * 74
+        )
         np.testing.assert_allclose(1 - found, wanted, atol=4e-3)
 
 

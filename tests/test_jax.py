@@ -156,14 +156,16 @@ def test_bind_replaces_parameters() -> None:
 def test_types_are_those_of_a_program(x64: bool) -> None:
     """And asking for them doesn't warn (warnings are errors here)."""
     with jax.enable_x64(x64):
-        found = _jax.like(np.ones((2, 3)))
+        found = _jax.abstract_array(np.ones((2, 3)))
         assert found.dtype == jnp.result_type(float)
         assert jax.eval_shape(jnp.sin, found).shape == (2, 3)
-        assert _jax.like(1.0).dtype == found.dtype
-        assert _jax.like(jnp.asarray(1.0)).weak_type
-        assert _jax.like(jnp.ones(2, jnp.bfloat16)).dtype == jnp.bfloat16
+        assert _jax.abstract_array(1.0).dtype == found.dtype
+        assert _jax.abstract_array(jnp.asarray(1.0)).weak_type
+        assert (
+            _jax.abstract_array(jnp.ones(2, jnp.bfloat16)).dtype == jnp.bfloat16
+        )
         key = jax.random.key(0)
-        assert _jax.like(key).dtype == key.dtype
+        assert _jax.abstract_array(key).dtype == key.dtype
 
 
 @pytest.mark.parametrize("arguments", ["arrays", "shapes"])

@@ -21,6 +21,7 @@ FAMILIES = [
     "jprune.allocations",
     "jprune.compaction",
     "jprune.criteria",
+    "jprune.jaxprs",
     "jprune.models",
     "jprune.plot",
     "jprune.projections",
@@ -29,30 +30,6 @@ FAMILIES = [
     "jprune.structures",
     "jprune.transforms",
 ]
-
-LAYERS = [
-    ("_typing", "_jax", "_varying", "_calls", "_tables"),
-    ("_trees", "_paths", "_describe"),
-    ("_checks", "_where", "_scales", "_seeds"),
-    ("_counts", "_keys", "_layout"),
-    ("_plan", "_pooling"),
-    ("_ranking",),
-    ("masks",),
-    ("_kernels",),
-    ("_search",),
-    ("_divide", "_guess"),
-    ("_threshold",),
-    ("selection", "_straight_through"),
-    ("criteria", "structures", "allocations", "projections"),
-    ("_budget", "_method"),
-    ("_amounts",),
-    ("_find",),
-    ("transforms",),
-    ("compaction",),
-    ("report",),
-    ("models", "plot"),
-]
-
 
 def test_import_is_light() -> None:
     code = """
@@ -78,26 +55,37 @@ print(sorted(heavy & set(sys.modules)), took)
     assert float(took) < 5  # the aim is .5; a busy machine decides no test
 
 
-def test_imports_run_one_way() -> None:
-    rank = {name: i for i, names in enumerate(LAYERS) for name in names}
+def rooms() -> dict[str, set[str]]:
+    """What each room may import, as the design says."""
+    text = (ROOT / "docs" / "design.md").read_text().partition("## Rooms")[2]
+    rows = [line.split("|") for line in text.splitlines() if line[:3] == "| `"]
+    return {
+        row[1].strip(" `"): set(re.findall(r"`(\w+)`", row[3])) for row in rows
+    }
+
+
+def test_rooms_import_as_the_design_says() -> None:
+    allowed = rooms()
+    for room, others in allowed.items():  # no circles: each stands after those
+        assert others <= set(list(allowed)[: list(allowed).index(room)])
     seen = set()
     for file in (ROOT / "jprune").rglob("*.py"):
-        name = file.relative_to(ROOT / "jprune").parts[0].removesuffix(".py")
-        if name == "__init__":
+        room = file.relative_to(ROOT / "jprune").parts[0].removesuffix(".py")
+        if room == "__init__":
             continue
-        seen.add(name)
+        seen.add(room)
         for node in ast.walk(ast.parse(file.read_text())):
-            modules = []
-            if isinstance(node, ast.ImportFrom) and node.module == "jprune":
-                modules = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                parts = node.module.split(".")
-                modules = [parts[1]] if parts[0] == "jprune" else []
-                assert "_src" not in parts, f"{file}: {node.module}"
-            for module in modules:
-                if module != name:
-                    assert rank[module] <= rank[name], f"{name} <- {module}"
-    assert seen == set(rank)
+            if not isinstance(node, ast.ImportFrom) or not node.module:
+                continue
+            parts = node.module.split(".")
+            assert "_src" not in parts, f"{file}: {node.module}"
+            names = [*parts[2:], *(alias.name for alias in node.names)]
+            for other in parts[1:2] or [alias.name for alias in node.names]:
+                if parts[0] == "jprune" and other != room:
+                    assert other in allowed[room], f"{file}: {other}"
+                    private = [n for n in names if n.startswith("_")]
+                    assert not private, f"{file}: {private} of {other}"
+    assert seen == set(allowed)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -108,7 +96,11 @@ def test_api_page_lists_what_is_exported(name: str) -> None:
     listed = re.findall(r"^\.\. auto(?:function|class):: (\w+)$", text, re.M)
     exported = [n for n in module.__all__ if n not in ("jprune", *_modules())]
     if name == "jprune":  # these have pages of their own
-        others = (*jprune.transforms.__all__, *jprune.compaction.__all__)
+        others = (
+            *jprune.transforms.__all__,
+            *jprune.compaction.__all__,
+            *jprune.jaxprs.__all__,
+        )
         exported = [n for n in exported if n not in others]
     assert sorted(listed) == sorted(exported)
     for public in module.__all__:

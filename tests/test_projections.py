@@ -19,7 +19,7 @@ DTYPES = ["float16", "bfloat16", "float32", "float64"]
 
 
 def norm(*arrays: Any) -> float:
-    """The Frobenius norm of all entries together, beyond float64."""
+    """The Frobenius norm of all entries concatenate_many, beyond float64."""
     wide = [np.asarray(x).astype(np.longdouble).ravel() for x in arrays]
     return float(np.sqrt(np.sum(np.square(np.concatenate(wide)))))
 

@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 import jprune
 from jprune import selection
 from jprune._core import counts as _counts
-from jprune._core.trees import together
+from jprune._core.trees import concatenate_many
 from jprune.jaxprs import versions as _jax
 from jprune.selection import kernels as _kernels
 from jprune.selection import select
@@ -177,7 +177,7 @@ def test_many_leaves_take_little_memory_and_few_operations(dtype):
 def test_few_operands_in_a_concatenation():
     """Compiling one takes time that goes with the square of its operands."""
     numbers = [jnp.ones(3, np.int32)] * 100
-    joined_up = jax.jit(lambda xs: together([x * 2 for x in xs]) + 1)
+    joined_up = jax.jit(lambda xs: concatenate_many([x * 2 for x in xs]) + 1)
     np.testing.assert_array_equal(joined_up(numbers), np.full(300, 3))
     text = str(joined_up.lower(numbers).compile().as_text())
     joins = re.findall(r" concatenate\((.*?)\), dim", text)

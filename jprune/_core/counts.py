@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 
 from jprune._core.checks import is_fraction
-from jprune._core.trees import wide
+from jprune._core.trees import at_least_float32
 
 
 class Count(NamedTuple):
@@ -152,7 +152,7 @@ def fraction_of(fraction: Any, sizes: Any) -> Any:
 
 def _clipped(fraction: jax.Array) -> jax.Array:
     # A schedule may leave [0, 1] by a rounding; else nothing goes, see there.
-    valid, fraction = is_fraction(fraction), wide(fraction)
+    valid, fraction = is_fraction(fraction), at_least_float32(fraction)
     return jnp.where(valid, jnp.clip(fraction, 0, 1), 0)
 
 

@@ -84,7 +84,7 @@ def place_axes(
     return [*placed, tuple(i for i in range(ndim) if i not in owner)]
 
 
-def split(x: jax.Array, layout: Layout, fill: float = 0.0) -> jax.Array:
+def split_axes(x: jax.Array, layout: Layout, fill: float = 0.0) -> jax.Array:
     """``[pools, units, weights, units, weights, ...]``, for each group but the
     first how many units there are and how many weights each has along it.
 
@@ -98,7 +98,9 @@ def split(x: jax.Array, layout: Layout, fill: float = 0.0) -> jax.Array:
     return x.reshape(pools, *itertools.chain(*pairs))
 
 
-def join(x: jax.Array, layout: Layout, shape: tuple[int, ...]) -> jax.Array:
+def join_axes(
+    x: jax.Array, layout: Layout, shape: tuple[int, ...]
+) -> jax.Array:
     """The inverse of :func:`split`, for a leaf of some shape."""
     pools, *dims = layout.merged(shape)
     whole = [x.shape[i] * x.shape[i + 1] for i in range(1, x.ndim, 2)]

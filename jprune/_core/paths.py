@@ -25,7 +25,7 @@ def _keyed(*trees: Tree) -> list[_Leaves]:
     """Leaves and holes of some trees, with their paths, by the keys of these.
 
     A key holds the names along a path, each for itself, so that a dict, a
-    ``FrozenDict`` and a dataclass go together, and ``"a/b"`` is not ``"a"``,
+    ``FrozenDict`` and a dataclass go concatenate_many, and ``"a/b"`` is not ``"a"``,
     ``"b"``. Where that is not enough to tell leaves apart it is the path.
     """
     flat = [leaves_with_path(tree) for tree in trees]
@@ -166,7 +166,7 @@ def _in(key: Key, holes: set[Key]) -> bool:
     return any(key[:n] in holes for n in range(len(key) + 1))
 
 
-def like(params: Tree, tree: Tree, call: str, kind: str) -> Tree:
+def matched_to(params: Tree, tree: Tree, call: str, kind: str) -> Tree:
     """``tree`` in the structure of ``params``, floats in its shapes.
 
     Args:

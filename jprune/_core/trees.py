@@ -87,7 +87,7 @@ def is_floating(leaf: Any) -> bool:
     return not np.zeros((), dtype).astype(np.float32)
 
 
-def wide(x: Any) -> jax.Array:
+def at_least_float32(x: Any) -> jax.Array:
     """In float32 at least: small types underflow, overflow and round."""
     x = jnp.asarray(x)
     return x.astype(wide_dtype(x.dtype))
@@ -104,7 +104,7 @@ def is_nonzero(leaf: Any) -> jax.Array:
 
     Read off the bits: backends compare subnormal numbers as if they were 0.
     """
-    x = wide(leaf)
+    x = at_least_float32(leaf)
     bits = np.uint64 if x.dtype == np.float64 else np.uint32
     return lax.bitcast_convert_type(x, bits) << np.array(1, bits) != 0
 
@@ -114,7 +114,7 @@ def is_array(leaf: Any) -> bool:
     return hasattr(leaf, "dtype") or isinstance(leaf, bool | int | float)
 
 
-def together(numbers: list[jax.Array]) -> jax.Array:
+def concatenate_many(numbers: list[jax.Array]) -> jax.Array:
     """Numbers of many leaves, ``[..., n]`` from each, in one array.
 
     A few at a time, and behind barriers: what compiling one concatenation costs

@@ -12,7 +12,7 @@ from jprune._core.calls import recorded
 from jprune._core.checks import check_number
 from jprune._core.counts import Count
 from jprune.allocations._base import Allocation, Pools
-from jprune.selection.plan import split
+from jprune.selection.plan import split_entries
 
 
 @recorded
@@ -87,7 +87,7 @@ def erdos_renyi(kernel: bool = True, power: float = 1.0) -> Allocation:
         of_pools = np.repeat(np.arange(len(units)), pools.numbers)
         total = _counts.count_of(_counts.left_of(sparsity, units.sum()))
         dealt = _deal(densities[of_pools], pools.sizes[of_pools], total)
-        return split(dealt, pools.numbers)
+        return split_entries(dealt, pools.numbers)
 
     return Allocation(counts)
 

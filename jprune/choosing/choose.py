@@ -16,7 +16,7 @@ from jprune._core.checks import (
     is_fraction,
     is_traced,
 )
-from jprune._core.paths import like
+from jprune._core.paths import matched_to
 from jprune._core.seeds import key_maker
 from jprune._core.trees import is_hole
 from jprune._core.typing import Masks, Tree, Where
@@ -104,7 +104,7 @@ def find_masks(
         key = key_maker("find_masks", key)()
     chosen = method.choose(where, params)
     if grads is not None:
-        grads = like(chosen, grads, "`find_masks(grads=...)`", "gradient")
+        grads = matched_to(chosen, grads, "`find_masks(grads=...)`", "gradient")
     check_reach(method, chosen, sparsity)
     state = criterion.update(grads, criterion.init(chosen), chosen)
     counts = counts_of(method, chosen, sparsity)
@@ -153,7 +153,7 @@ def find(
         units = _reserve(method.allocation.least, units, before[0])
     if isinstance(counts, Budget):
         counts = _affordable(method, params, units, counts, before[0])
-    if method.structure.few and not isinstance(counts, _counts.Count):
+    if method.structure.few_units and not isinstance(counts, _counts.Count):
         marks = select_few(units, counts, before[0])
     else:
         marks = select(units, counts, *before)

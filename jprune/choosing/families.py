@@ -8,8 +8,8 @@ import numpy as np
 from jax import lax
 
 from jprune._core.checks import check_member
-from jprune._core.paths import like
-from jprune._core.trees import together, wide
+from jprune._core.paths import matched_to
+from jprune._core.trees import at_least_float32, concatenate_many
 from jprune._core.typing import Masks, Tree, Where
 from jprune._core.where import choose, not_pruned
 from jprune.allocations import Allocation
@@ -55,9 +55,9 @@ def unit_scores(
     scores = method.criterion.score(params, state, grads, key)
     call = f"`{method.call}({method.role}=...)`"
     # Selection has no gradient: nothing of it is to be differentiated.
-    scores = lax.stop_gradient(like(params, scores, call, "scores"))
+    scores = lax.stop_gradient(matched_to(params, scores, call, "scores"))
     # Sums of 16-bit scores overflow; those of built-in criteria are wide.
-    scores = jax.tree.map(wide, scores)
+    scores = jax.tree.map(at_least_float32, scores)
     units = _pooled(method, scores)
     for change in (method.criterion.pooled, method.allocation.normalize):
         units = units if change is None else change(units)
@@ -98,6 +98,8 @@ def kept_units(
         return Kept(units, counts)
     if not units:
         return Kept(units, jnp.zeros(0, np.int32))
-    if structure.few:
-        return Kept(units, together([count_alike(x)[None] for x in units]))
+    if structure.few_units:
+        return Kept(
+            units, concatenate_many([count_alike(x)[None] for x in units])
+        )
     return Kept(units, count_kept(units, joint=joint))

@@ -12,7 +12,7 @@ import numpy as np
 
 from jprune._core import counts as _counts
 from jprune._core.checks import is_traced
-from jprune._core.trees import together
+from jprune._core.trees import concatenate_many
 from jprune._core.typing import Tree
 from jprune._core.varying import computed_now
 from jprune.allocations import Pools
@@ -115,8 +115,10 @@ def pools_of(method: Method, params: Tree) -> Pools:
     units = jax.tree.leaves(tree)
     form: Any = jax.tree.structure(params)
     of_leaves = form == jax.tree.structure(tree)
-    few = method.structure.few
-    ends = [len(x.shape) - 1 if few else 1 for x in units]  # of pools' axes
+    few_units = method.structure.few_units
+    ends = [
+        len(x.shape) - 1 if few_units else 1 for x in units
+    ]  # of pools' axes
     shapes = [
         (x.shape[:n], x.shape[n:]) for x, n in zip(units, ends, strict=True)
     ]
@@ -144,7 +146,7 @@ def _unit_counts(
     if method.allocation.joint:
         return _counts.count_of(counts)
     numbers = pools.numbers
-    if method.structure.few:
+    if method.structure.few_units:
         numbers = np.ones_like(numbers)
     if isinstance(counts, _counts.Count):
         counts = _counts.to_int32(counts)
@@ -156,7 +158,7 @@ def _unit_counts(
             jnp.broadcast_to(_int32(count), number)
             for number, count in zip(numbers.tolist(), counts, strict=True)
         ]
-        found = together([jnp.zeros(0, np.int32), *each])
+        found = concatenate_many([jnp.zeros(0, np.int32), *each])
     if method.structure.round_to:
         sizes = np.repeat(pools.sizes, pools.numbers)
         found = multiples(found, sizes, method.structure.round_to)

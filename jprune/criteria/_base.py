@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jprune._core.calls import show
-from jprune._core.trees import wide, wide_dtype
+from jprune._core.trees import at_least_float32, wide_dtype
 from jprune._core.typing import Tree
 
 
@@ -67,7 +67,9 @@ def accumulated(call: str, step: Callable[[jax.Array], jax.Array]) -> Criterion:
     """Scores that grow by ``step(w * g)`` at every update."""
 
     def init(params: Tree) -> Tree:
-        return jax.tree.map(lambda p: jnp.zeros_like(wide(p)), params)
+        return jax.tree.map(
+            lambda p: jnp.zeros_like(at_least_float32(p)), params
+        )
 
     def update(grads: Tree | None, state: Tree, params: Tree) -> Tree:
         return jax.tree.map(

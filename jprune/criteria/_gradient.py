@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jprune._core.calls import recorded
-from jprune._core.trees import wide
+from jprune._core.trees import at_least_float32
 from jprune._core.typing import Tree
 from jprune.criteria._base import Criterion, product, required, stateless
 
@@ -36,7 +36,7 @@ def gradient() -> Criterion:
     def score(params: Tree, state: Any, grads: Any, key: Any) -> Tree:
         del state, key  # the gradients say it all
         grads = required("gradient()", params, grads)
-        return jax.tree.map(lambda g: jnp.abs(wide(g)), grads)
+        return jax.tree.map(lambda g: jnp.abs(at_least_float32(g)), grads)
 
     return stateless(score, reads_grads=True)
 

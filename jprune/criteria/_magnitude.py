@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jprune._core.calls import recorded
-from jprune._core.trees import wide
+from jprune._core.trees import at_least_float32
 from jprune._core.typing import Tree
 from jprune.criteria._base import Criterion, stateless
 
@@ -31,6 +31,6 @@ def magnitude() -> Criterion:
 
     def score(params: Tree, state: Any, grads: Any, key: Any) -> Tree:
         del state, grads, key  # the weights say it all
-        return jax.tree.map(lambda p: jnp.abs(wide(p)), params)
+        return jax.tree.map(lambda p: jnp.abs(at_least_float32(p)), params)
 
     return stateless(score, reads_grads=False)

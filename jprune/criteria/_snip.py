@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jprune._core.calls import recorded
 from jprune._core.describe import describe
-from jprune._core.paths import like
+from jprune._core.paths import matched_to
 from jprune._core.trees import is_floating
 from jprune._core.typing import Tree
 from jprune.criteria._base import Criterion, product
@@ -30,7 +30,7 @@ def snip(
       batch: What ``loss`` needs beside them; the larger, the steadier.
 
     Returns:
-      A :class:`Criterion`; its state are the scores, in float32 at least, like
+      A :class:`Criterion`; its state are the scores, in float32 at least, matched_to
       the parameters. It holds them, pickles with them and prints them; ``loss``,
       ``params`` and ``batch`` are needed no more.
 
@@ -66,7 +66,9 @@ def _snip(scores: Tree) -> Criterion:
     """Scores that stay, as a state."""
 
     def init(chosen: Tree) -> Tree:
-        mine = like(chosen, scores, "`snip(loss, params, batch)`", "score")
+        mine = matched_to(
+            chosen, scores, "`snip(loss, params, batch)`", "score"
+        )
         # A copy: the state may be donated, these scores must stay.
         return jax.tree.map(jnp.array, mine)
 

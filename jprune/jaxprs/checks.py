@@ -1,5 +1,6 @@
-"""What the calls of compaction refuse, with the place and the value."""
+"""What calls that trace a function refuse, with the place and the value."""
 
+import functools
 from typing import Any
 
 import jax
@@ -34,6 +35,18 @@ def check_call(
             if not is_hole(x):
                 name = f"args[{i}], {path_name(path)!r},"
                 _check_array(f"`{call}(fn, params, *args)`: {name}", x)
+
+
+def bound(call: str, fn: Any, static: dict[str, Any]) -> Any:
+    """The function with its static keyword arguments; arrays are refused."""
+    for name, value in static.items():
+        if any(hasattr(x, "dtype") for x in jax.tree.leaves(value)):
+            raise ValueError(
+                f"`{call}(..., {name}=...)` holds arrays, and keyword arguments are "
+                "static: give arrays by position, or fix them by "
+                "`functools.partial`."
+            )
+    return functools.partial(fn, **static) if static else fn
 
 
 def _check_array(place: str, x: Any) -> None:

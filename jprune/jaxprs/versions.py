@@ -134,13 +134,13 @@ def evaluate(eqn: Any, xs: Sequence[Any]) -> list[Any]:
     return list(jax.core.eval_jaxpr(jaxpr, (), *xs))
 
 
-def like(x: Any, shape: Sequence[int] | None = None) -> Any:
+def abstract_array(x: Any, shape: Sequence[int] | None = None) -> Any:
     """An array without values, of the type that it has in a program.
 
     NumPy's float64 is float32 there while x64 is off.
 
     >>> import numpy as np
-    >>> like(np.ones((2, 3)))
+    >>> abstract_array(np.ones((2, 3)))
     ShapeDtypeStruct(shape=(2, 3), dtype=float32)
     """
     dtype = jax.dtypes.canonicalize_dtype(

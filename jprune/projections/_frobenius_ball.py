@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jprune._core.calls import recorded
 from jprune._core.checks import check_radius
 from jprune._core.scales import scale_of
-from jprune._core.trees import together, wide_dtype
+from jprune._core.trees import concatenate_many, wide_dtype
 from jprune._core.typing import Projection, Scalar, Tree
 
 
@@ -52,9 +52,11 @@ def frobenius_ball(radius: Scalar) -> Projection:
             return tree
         dtype = wide_dtype(*(x.dtype for x in leaves))
         wide = [x.astype(dtype) for x in leaves]
-        largest = together([jnp.max(jnp.abs(x))[None] for x in wide]).max()
+        largest = concatenate_many(
+            [jnp.max(jnp.abs(x))[None] for x in wide]
+        ).max()
         scale = scale_of(largest)
-        squares = together(
+        squares = concatenate_many(
             [_sum_of_squares(x * scale)[None] for x in wide]
         ).sum()
         norm = jnp.sqrt(jnp.where(largest == 0, 1, squares))

@@ -10,7 +10,7 @@ import numpy as np
 from jprune._core.calls import recorded
 from jprune._core.checks import check_radius, check_threshold
 from jprune._core.scales import scale_of
-from jprune._core.trees import wide
+from jprune._core.trees import at_least_float32
 from jprune._core.typing import Projection, Scalar
 from jprune.projections._leaves import axes_of
 
@@ -150,7 +150,7 @@ def _of_matrices(
         sizes = [int(np.prod([x.shape[i] for i in part])) for part in axes]
 
         def matrices(x: jax.Array) -> jax.Array:
-            moved = wide(x).transpose(order)
+            moved = at_least_float32(x).transpose(order)
             landed = fn(moved.reshape(sizes)).reshape(moved.shape)
             return landed.transpose(np.argsort(order)).astype(x.dtype)
 

@@ -10,7 +10,7 @@ import optax
 from jprune._core.calls import recorded
 from jprune._core.checks import check_threshold
 from jprune._core.scales import scale_of
-from jprune._core.trees import wide
+from jprune._core.trees import at_least_float32
 from jprune._core.typing import Projection, Scalar, Tree
 from jprune.projections._leaves import axes_of
 
@@ -54,7 +54,7 @@ def soft_threshold(threshold: Scalar) -> Projection:
     threshold = check_threshold("soft_threshold", threshold)
 
     def shrink(leaf: Any) -> jax.Array:
-        x = wide(leaf)
+        x = at_least_float32(leaf)
         near = optax.projections.projection_linf_ball(x, threshold)
         return (x - near).astype(jnp.result_type(leaf))
 
@@ -81,7 +81,7 @@ def group_soft_threshold(
 
     Args:
       threshold: :math:`t \ge 0`, a number or a traced scalar.
-      out_axis: The axes of output units; all indices of the others, together,
+      out_axis: The axes of output units; all indices of the others, concatenate_many,
         are one group. ``-2`` groups a dense kernel by inputs. Static, as is
         ``batch_axis``; as in ``jax.nn.initializers``.
       batch_axis: Axes along which a leaf holds separate layers.
@@ -113,7 +113,7 @@ def group_soft_threshold(
     threshold = check_threshold(call, threshold)
 
     def shrink(path: Any, leaf: Any) -> jax.Array:
-        x = wide(leaf)
+        x = at_least_float32(leaf)
         if not x.size:
             return jnp.asarray(leaf)
         axes = axes_of(call, path, x.ndim, out_axis, batch_axis).rows

@@ -13,7 +13,7 @@ from jax import lax
 from jprune._core import counts as _counts
 from jprune._core.counts import Count
 from jprune._core.layout import on_mesh
-from jprune._core.trees import together
+from jprune._core.trees import concatenate_many
 from jprune.selection.keys import (
     full_range,
     keys_of,
@@ -43,7 +43,7 @@ def guess(
     some = _sample(leaves, joint)
     if not some:
         return keys_of(jnp.asarray(_MAGNITUDES, real))[:, None]
-    scores = together([scores_of(x).astype(real) for x in some])
+    scores = concatenate_many([scores_of(x).astype(real) for x in some])
     keys = lax.sort(keys_of(scores.T if joint else scores), dimension=0)
     # Without what was filled in, or is no candidate.
     low, high = full_range(keys.dtype)

@@ -19,7 +19,7 @@ from jax import lax
 from jprune._core import counts as _counts
 from jprune._core.counts import Count
 from jprune._core.layout import on_mesh
-from jprune._core.trees import together
+from jprune._core.trees import concatenate_many
 from jprune.selection.keys import none
 
 _BLOCK = 2**20  # bytes: what a core has near
@@ -29,7 +29,7 @@ Group: TypeAlias = tuple[tuple[int, ...], ...]
 """Blocks of leaves, alike if there are several."""
 
 
-class Plan(NamedTuple):
+class ReadPlan(NamedTuple):
     """How values go to leaves, and counts come back.
 
     Each entry is a pool of its own; or, if ``joint``, all are one pool.
@@ -56,7 +56,7 @@ class Plan(NamedTuple):
 
     def to_leaves(self, values: jax.Array) -> list[jax.Array]:
         """``[..., entries]`` cut into one array for each leaf; of one, for all."""
-        return split(values, self.entries)
+        return split_entries(values, self.entries)
 
     @property
     def whole(self) -> bool:
@@ -132,9 +132,11 @@ def at_once(
 ) -> jax.Array:
     """``function`` of each array and its own values, ``[numbers, entries]``."""
     if values is None:
-        return together([function(x) for x in blocks])
-    own = split(values, [len(x) for x in blocks])
-    return together([function(*part) for part in zip(blocks, own, strict=True)])
+        return concatenate_many([function(x) for x in blocks])
+    own = split_entries(values, [len(x) for x in blocks])
+    return concatenate_many(
+        [function(*part) for part in zip(blocks, own, strict=True)]
+    )
 
 
 def _picked(values: jax.Array, entries: np.ndarray) -> jax.Array:
@@ -143,7 +145,7 @@ def _picked(values: jax.Array, entries: np.ndarray) -> jax.Array:
     return values[:, entries]
 
 
-def plan_of(leaves: list[jax.Array], *, joint: bool) -> Plan:
+def plan_of(leaves: list[jax.Array], *, joint: bool) -> ReadPlan:
     """A plan for arrays ``[pools, rows, units]``.
 
     Leaves of one size are read in blocks, which are copies: of at most a sixteenth
@@ -176,7 +178,7 @@ def plan_of(leaves: list[jax.Array], *, joint: bool) -> Plan:
         groups += [(tuple(members[:fit]),)] if fit else []
         groups += [((i,),) for i in members[fit:]]
     entries = tuple(map(len, leaves))
-    return Plan(joint, entries, tuple(units), tuple(groups))
+    return ReadPlan(joint, entries, tuple(units), tuple(groups))
 
 
 def _filled(members: list[int], many: int) -> Group:
@@ -205,7 +207,7 @@ def _stacked(leaves: list[jax.Array]) -> jax.Array:
     return jnp.concatenate(leaves) if len(leaves) > 1 else leaves[0]
 
 
-def split(values: jax.Array, sizes: Iterable[int]) -> list[jax.Array]:
+def split_entries(values: jax.Array, sizes: Iterable[int]) -> list[jax.Array]:
     """``[..., entries]`` cut into parts of some sizes; ``[..., 1]`` is for all.
 
     Many parts of one size are taken off the front, one after the other: slices at

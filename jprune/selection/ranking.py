@@ -11,7 +11,7 @@ from jax import lax
 
 from jprune._core.layout import everywhere
 from jprune._core.trees import wide_dtype
-from jprune.selection.plan import split
+from jprune.selection.plan import split_entries
 
 
 @partial(jax.jit, static_argnames="joint")
@@ -80,7 +80,7 @@ def select_few(
       Bool arrays like ``units``; the order is that of ``select``.
     """
     masks: list[jax.Array] = []
-    each = split(wanted, [1] * len(units))
+    each = split_entries(wanted, [1] * len(units))
     for i, (x, count) in enumerate(zip(units, each, strict=True)):
         stay = None if kept is None else kept[i]
         masks.append(_ranks(x, stay) < count.reshape((1,) * x.ndim))

@@ -11,7 +11,7 @@ from jprune._core import counts as _counts
 from jprune._core.counts import Count
 from jprune._core.layout import on_mesh
 from jprune.selection.kernels import among, count_true, in_rows, mark
-from jprune.selection.plan import at_once, plan_of, split
+from jprune.selection.plan import at_once, plan_of, split_entries
 from jprune.selection.ranking import places
 from jprune.selection.threshold import find_last
 
@@ -74,7 +74,7 @@ def _select(
     here = not any(map(on_mesh, units))
     if here and sum(x.size for x in units) <= SORTED:
         ranks = places(units, kept, joint=joint)
-        own = split(_counts.to_int32(most)[0], [len(x) for x in units])
+        own = split_entries(_counts.to_int32(most)[0], [len(x) for x in units])
         return [
             (x < lax.broadcast_in_dim(n, x.shape, (0,))).reshape(shape)
             for x, n, shape in zip(ranks, own, shapes, strict=True)

@@ -19,12 +19,12 @@ from jprune.selection.divide import Division, divide
 from jprune.selection.guess import guess
 from jprune.selection.kernels import count_at_most, count_divided
 from jprune.selection.keys import bits_of, float_of, full_range
-from jprune.selection.plan import Plan, at_once
+from jprune.selection.plan import ReadPlan, at_once
 from jprune.selection.search import Bracket, aim, narrowed, unfinished
 
 
 def find_last(
-    plan: Plan,
+    plan: ReadPlan,
     leaves: list[jax.Array],
     lost: Count,
     available: jax.Array,

@@ -14,10 +14,10 @@ from jprune._core.describe import describe
 from jprune._core.layout import (
     Axis,
     Layout,
-    join,
+    join_axes,
     place_axes,
     rearrange,
-    split,
+    split_axes,
     units_spec,
 )
 from jprune._core.trees import path_name
@@ -29,7 +29,7 @@ class Structure(NamedTuple):
     """How weights form units, and units pools.
 
     Scores of units have the shape ``[pools, ...]``: axis 0 indexes pools, each
-    with a count of its own; the other axes are units. Where ``few``, it is
+    with a count of its own; the other axes are units. Where ``few_units``, it is
     ``[..., units]``: pools of few units, which lie along the last axis.
     """
 
@@ -40,7 +40,7 @@ class Structure(NamedTuple):
     # (sparsity of the leaf, int64 sizes of pools) -> counts. A number is refused
     # of which it makes another by more than rounding.
     kept: Callable[[Any, np.ndarray], Any] | None = None
-    few: bool = False
+    few_units: bool = False
     where: Where = None  # the leaves it needs, whatever the caller selects
     # Pools keep a positive multiple of it, or all; 0: any number.
     round_to: int = 0
@@ -61,12 +61,12 @@ def structure_of(
     read: Read,
     pooling: str | None = None,
     *,
-    few: bool = False,
+    few_units: bool = False,
     **fields: Any,
 ) -> Structure:
     """A structure from a function that reads the path and shape of a leaf.
 
-    Without ``pooling`` a unit is one weight; where ``few``, the weights of a tile
+    Without ``pooling`` a unit is one weight; where ``few_units``, the weights of a tile
     are a pool.
     """
 
@@ -79,10 +79,12 @@ def structure_of(
             def units(x: jax.Array) -> jax.Array:
                 if pooling is not None:
                     return POOLINGS[pooling](x, layout)
-                x = split(x, layout)
+                x = split_axes(x, layout)
                 x = jnp.transpose(x, weights_last(layout))
                 shape = x.shape[: len(layout.groups)]
-                return x.reshape(*shape, *([math.prod(layout.tiles)] * few))
+                return x.reshape(
+                    *shape, *([math.prod(layout.tiles)] * few_units)
+                )
 
             mesh = jax.typeof(x).sharding.mesh
             return rearrange(units, x, mesh, units_spec(x, layout))
@@ -103,7 +105,7 @@ def structure_of(
                 pairs = zip(shape[1:], layout.tiles, strict=True)
                 whole = (shape[0], *(n for pair in pairs for n in pair))
                 mask = jnp.broadcast_to(mask, whole)
-                return join(mask, layout, jnp.shape(p))
+                return join_axes(mask, layout, jnp.shape(p))
 
             sharding = jax.typeof(p).sharding
             return rearrange(weights, mask, sharding.mesh, sharding.spec)
@@ -113,7 +115,7 @@ def structure_of(
     return Structure(
         to_units,
         to_masks,
-        few=few,
+        few_units=few_units,
         pooling=pooling,
         moves=pooling is None,
         **fields,

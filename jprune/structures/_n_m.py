@@ -89,4 +89,4 @@ def n_m(
         least = _counts.count_of(np.full(sizes.shape, n))
         return _counts.where(_counts.less(left, least), least, left)
 
-    return structure_of(read, batch_axis=batch_axis, kept=kept, few=True)
+    return structure_of(read, batch_axis=batch_axis, kept=kept, few_units=True)

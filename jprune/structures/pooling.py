@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jprune._core.layout import Layout, members, split
+from jprune._core.layout import Layout, members, split_axes
 from jprune._core.scales import scale_of, top_of
 
 
@@ -27,7 +27,7 @@ def _weights(
 
     XLA's CPU takes several times as long to reduce along those, too.
     """
-    x, axes = split(x, layout, fill), of_weights(layout)
+    x, axes = split_axes(x, layout, fill), of_weights(layout)
     lone = [axis for axis in axes if x.shape[axis] == 1]
     left = [axis for axis in range(x.ndim) if axis not in lone]
     places = tuple(i for i, axis in enumerate(left) if axis in axes)

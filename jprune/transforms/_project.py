@@ -16,7 +16,7 @@ from jprune._core.checks import (
     check_radius,
 )
 from jprune._core.describe import describe
-from jprune._core.trees import is_hole, path_name, wide
+from jprune._core.trees import at_least_float32, is_hole, path_name
 from jprune._core.typing import Projection, Scalar, Tree, Where
 from jprune._core.where import check_where, choose, not_projected
 from jprune.transforms._keep_masks import check_update, update_dtype
@@ -132,7 +132,7 @@ def _project(
         return choose(call, where, params, not_projected)
 
     def init_fn(params: Tree) -> ProjectState:
-        points = jax.tree.map(wide, chosen(params))
+        points = jax.tree.map(at_least_float32, chosen(params))
         if jax.tree.leaves(points):
             _check_result(call, points, jax.eval_shape(projection, points))
         return ProjectState(count=jnp.zeros([], jnp.int32))
@@ -143,7 +143,7 @@ def _project(
             if is_hole(p):
                 return p
             check_update(call, path, u)
-            dtype = update_dtype(wide(p), wide(u))
+            dtype = update_dtype(at_least_float32(p), at_least_float32(u))
             return jnp.asarray(p, dtype) + jnp.asarray(u, dtype)
 
         points = jax.tree_util.tree_map_with_path(

@@ -18,7 +18,7 @@ from jprune._core.checks import (
     check_state,
     is_fraction,
 )
-from jprune._core.paths import like
+from jprune._core.paths import matched_to
 from jprune._core.seeds import key_maker
 from jprune._core.typing import Masks, Sparsity, Tree, Where
 from jprune._core.varying import vary_like
@@ -141,7 +141,7 @@ def prune(
         check_memory("prune", criterion.init, chosen, state.criterion)
         grads = None
         if grad is not None and criterion.reads_grads:
-            grads = like(chosen, grad, "`prune`, `grad=`", "gradient")
+            grads = matched_to(chosen, grad, "`prune`, `grad=`", "gradient")
         remembered = criterion.update(grads, state.criterion, chosen)
         rate = sparsity
         if callable(sparsity):

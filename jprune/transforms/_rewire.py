@@ -22,7 +22,7 @@ from jprune._core.checks import (
     is_fraction,
 )
 from jprune._core.describe import describe
-from jprune._core.paths import like
+from jprune._core.paths import matched_to
 from jprune._core.seeds import key_maker
 from jprune._core.trees import is_hole
 from jprune._core.typing import Masks, Scalar, Sparsity, Tree, Where
@@ -204,7 +204,7 @@ def rewire(
         check_state("rewire", state.masks, chosen)
         check_memory("rewire", grow.init, chosen, state.grow)
         check_memory("rewire", drop.init, chosen, state.drop)
-        grads = like(chosen, updates, "`rewire`, the updates", "gradient")
+        grads = matched_to(chosen, updates, "`rewire`, the updates", "gradient")
         remembered = {
             "grow": grow.update(grads, state.grow, chosen),
             "drop": drop.update(grads, state.drop, chosen),

@@ -31,7 +31,7 @@ from jprune.compaction.removal.rewrite import (
     tidy,
 )
 from jprune.jaxprs.checks import check_call
-from jprune.jaxprs.versions import like
+from jprune.jaxprs.versions import abstract_array
 from jprune.masks import align_masks, apply_masks
 
 
@@ -60,7 +60,7 @@ class Compact:
             shapes of arguments the dense function is another program, for which
             the proof doesn't hold.
         """
-        shapes = jax.tree.map(like, self._dense)
+        shapes = jax.tree.map(abstract_array, self._dense)
         return jax.jit(smaller(self._fn, shapes, self.plan))
 
     def take(self, tree: Tree) -> Tree:

@@ -26,9 +26,9 @@ from jprune.jaxprs.versions import (
     CUSTOM_VJP,
     INLINED,
     REMAT,
+    abstract_array,
     evaluate,
     held,
-    like,
     read_cond,
     read_scan,
     read_while,
@@ -81,7 +81,7 @@ def custom_jvp(rewrite: Rewrite, eqn: Any, ins: list[Small]) -> list[Small]:
 
             return jax.jvp(fn, tuple(primals[k] for k in real), tuple(tangents))
 
-        shapes = [like(v.x, v.shape) for v in ins]
+        shapes = [abstract_array(v.x, v.shape) for v in ins]
         moves = [shapes[k] for k in real]
         program = jax.make_jaxpr(jvp)(shapes, moves)
         given = [replace(v, x=x) for v, x in zip(ins, primals, strict=True)]
@@ -119,8 +119,8 @@ def custom_vjp(rewrite: Rewrite, eqn: Any, ins: list[Small]) -> list[Small]:
 
             return jax.vjp(fn, *(primals[k] for k in real))[1](list(cotangents))
 
-        shapes = [like(v.x, v.shape) for v in ins]
-        back = [like(v.aval) for v in eqn.outvars]
+        shapes = [abstract_array(v.x, v.shape) for v in ins]
+        back = [abstract_array(v.aval) for v in eqn.outvars]
         program = jax.make_jaxpr(vjp)(shapes, back)
         given = [replace(v, x=x) for v, x in zip(ins, primals, strict=True)]
         given += [

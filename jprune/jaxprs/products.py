@@ -1,0 +1,474 @@
+"""Which axes of a parameter are really multiplied, read off the program."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+
+from jprune._core.tables import table
+from jprune._core.typing import Tree
+from jprune.jaxprs.checks import bound, check_call
+from jprune.jaxprs.program import Leaf, abstract, leaves_of
+from jprune.jaxprs.shapes import groups
+from jprune.jaxprs.versions import (
+    CALLS,
+    held,
+    is_literal,
+    opened,
+    read_cond,
+    read_scan,
+    read_while,
+)
+
+
+class Use(NamedTuple):
+    """A product of arrays, or a convolution, of which one side is a parameter."""
+
+    path: str
+    in_axes: tuple[int, ...]  # contracted
+    out_axes: tuple[int, ...]  # make outputs
+    batch_axes: tuple[int, ...]  # products of their own: heads, layers, experts
+    # How often each weight is multiplied in a call, rounded.
+    count: int  # type: ignore[assignment]
+
+
+class Products(NamedTuple):
+    """What :func:`trace_products` returns: data; prints as a table."""
+
+    uses: tuple[Use, ...]  # in the order of the parameters
+    missed: dict[str, str]  # {path: why it is not among the uses, or not only}
+
+    def __str__(self) -> str:
+        head = ("parameter", "contracted", "outputs", "batch", "count")
+        rows = [
+            (path, *(", ".join(map(str, axes)) for axes in three), f"{count}")
+            for path, *three, count in self.uses
+        ]
+        text = table([head, *rows, ("",) * 5], 4).rsplit("\n", 2)[0]
+        missed = [f"missed: {path}: {why}" for path, why in self.missed.items()]
+        return "\n".join([text, *missed])
+
+
+def trace_products(
+    fn: Any, params: Tree, *args: Any, **static: Any
+) -> Products:
+    """Finds how a function multiplies its parameters: over which axes.
+
+    Read off the jaxpr of ``fn(params, *args)``. A parameter may be transposed,
+    reshaped, sliced or converted before; it may be one layer of a stack that a scan
+    goes through, or what ``vmap`` maps over. An axis that neither is contracted nor
+    makes outputs is a batch axis; the window of a convolution is none of the three.
+
+    Args:
+      fn: Any function of parameters and arrays.
+      params: Its parameters, arrays or shapes.
+      *args: Further arguments, arrays or shapes.
+      **static: Keyword arguments of ``fn``; no arrays.
+
+    Returns:
+      :class:`Products`. A parameter may have several uses: tied weights, say. It is
+      in ``missed`` if it has two axes or more and is multiplied only after other
+      arithmetic (``w / norm(w)``, ``w1 @ w2``), looked up, or never multiplied.
+
+    Raises:
+      ValueError: ``fn`` is no function, a parameter or argument no array, or a
+        keyword argument holds arrays.
+
+    Cost: a trace; nothing is computed.
+
+    >>> import jax.numpy as jnp, jprune
+    >>> def fn(params, x):  # as in Equinox and PyTorch
+    ...     return x @ params["weight"].T + params["bias"]
+    >>> params = {"bias": jnp.ones(8), "weight": jnp.ones((8, 4))}
+    >>> print(jprune.trace_products(fn, params, jnp.ones((1, 4))))
+    parameter  contracted  outputs  batch  count
+    --------------------------------------------
+    weight     1           0                   1
+    """
+    check_call("trace_products", fn, params, args, concrete=False)
+    fn = bound("trace_products", fn, static)
+    leaves, walk = leaves_of(params), _Walk(leaves_of(params))
+    given = abstract(args)
+    program = jax.make_jaxpr(fn)(abstract(params), *given)
+    inputs: list[Value] = [
+        View(i, tuple((((k,), n),) for k, n in enumerate(leaf.shape)))
+        for i, leaf in enumerate(leaves)
+    ]
+    inputs += [INPUT] * len(jax.tree.leaves(given))
+    walk.closed(program, inputs, 1)
+    return walk.found()
+
+
+Part: TypeAlias = tuple[tuple[int, ...], int]
+"""Axes of a parameter that were merged, and how many positions of them are here."""
+
+
+class View(NamedTuple):
+    """A part of a parameter, moved and nothing else."""
+
+    leaf: int
+    axes: tuple[tuple[Part, ...], ...]  # of each axis of the value; () is new
+
+
+class Made(NamedTuple):
+    """What was made of parameters and constants alone, and of no input."""
+
+    leaves: tuple[tuple[int, str], ...] = ()  # and by what operation of each
+
+
+CONSTANT = Made()
+INPUT = None
+Value: TypeAlias = View | Made | None
+
+_SAME = {
+    *("convert_element_type", "copy", "copy_p", "name", "stop_gradient"),
+    *("optimization_barrier", "sharding_constraint", "device_put"),
+    *("reduce_precision", "pvary", "mesh_cast", "reshard", "layout_constraint"),
+}
+
+
+class _Walk:
+    def __init__(self, leaves: list[Leaf]) -> None:
+        self.leaves = leaves
+        self.uses: dict[tuple[int, Any, Any, Any], Fraction] = {}
+        self.missed: dict[int, str] = {}  # multiplied after something else
+        self.read: dict[int, set[str]] = {}  # by what, with inputs
+
+    def found(self) -> Products:
+        uses = [
+            Use(self.leaves[i].path, over, out, batch, max(1, round(many)))
+            for (i, over, out, batch), many in sorted(self.uses.items())
+        ]
+        used = {i for i, *_ in self.uses}
+        missed = {}
+        for i, leaf in enumerate(self.leaves):
+            if not leaf.floating or len(leaf.shape) < 2:
+                continue
+            if i in self.missed:
+                missed[leaf.path] = self.missed[i]
+            elif i not in used:
+                by = self.read.get(i, set())
+                if by != {"add"}:  # else it is a bias
+                    names = ", ".join(sorted(by))
+                    missed[leaf.path] = f"read by {names}" if by else "not used"
+        return Products(tuple(uses), missed)
+
+    def run(
+        self, jaxpr: Any, inputs: Sequence[Value], times: int
+    ) -> list[Value]:
+        """The outputs of an open jaxpr that is carried out so many times."""
+        names = [*jaxpr.constvars, *jaxpr.invars]
+        if len(inputs) < len(names):
+            inputs = [*[CONSTANT] * (len(names) - len(inputs)), *inputs]
+        env = dict(zip(names, inputs, strict=True))
+
+        def value(atom: Any) -> Value:
+            return CONSTANT if is_literal(atom) else env[atom]
+
+        for eqn in jaxpr.eqns:
+            ins = [value(atom) for atom in eqn.invars]
+            rule = _RULES.get(eqn.primitive.name, _other)
+            outs = rule(self, eqn, ins, times)
+            env.update(zip(eqn.outvars, outs, strict=True))
+        return [value(atom) for atom in jaxpr.outvars]
+
+    def closed(self, program: Any, inputs: Sequence[Value], times: int) -> Any:
+        """The outputs of a program whose constants may stand in front."""
+        return self.run(opened(program)[0], inputs, times)
+
+    def use(
+        self, view: View, over: Any, out: Any, batch: Any, times: int
+    ) -> None:
+        """Registers a product over some axes of the view's value."""
+        over, out, batch = (
+            {k for axis in axes for part, _ in view.axes[axis] for k in part}
+            for axes in (over, out, batch)
+        )
+        leaf = self.leaves[view.leaf]
+        here = {k for parts in view.axes for part, _ in parts for k in part}
+        batch |= set(range(len(leaf.shape))) - here  # one of a stack
+        both = sorted((over & out) | (batch & (over | out)))
+        if both:
+            self.missed[view.leaf] = (
+                f"axis {both[0]} is cut in parts, multiplied in different ways"
+            )
+            return
+        over, out, batch = (tuple(sorted(x)) for x in (over, out, batch))
+        key = view.leaf, over, out, batch
+        size = math.prod(n for parts in view.axes for part, n in parts if part)
+        part = Fraction(times * size, max(1, math.prod(leaf.shape)))
+        self.uses[key] = self.uses.get(key, Fraction(0)) + part
+
+    def multiplied(self, value: Value) -> bool:
+        """Whether it is a parameter as it is; others are noted."""
+        if isinstance(value, Made):
+            for leaf, name in value.leaves:
+                self.missed.setdefault(leaf, f"multiplied after {name}")
+        return isinstance(value, View)
+
+    def rest(self, view: View, *taken: Sequence[int]) -> list[int]:
+        """Axes of the value that are not taken, and hold a part of the leaf."""
+        used = {axis for axes in taken for axis in axes}
+        return [k for k in range(len(view.axes)) if k not in used]
+
+
+Rule: TypeAlias = Callable[[_Walk, Any, list[Value], int], list[Value]]
+_RULES: dict[str, Rule] = {}
+
+
+def _rule(*names: str) -> Callable[[Rule], Rule]:
+    def register(fn: Rule) -> Rule:
+        _RULES.update(dict.fromkeys(names, fn))
+        return fn
+
+    return register
+
+
+def _other(walk: _Walk, eqn: Any, ins: list[Value], times: int) -> list[Value]:
+    """Arithmetic: parameters are no longer what they were."""
+    del times
+    return [_mixed(walk, eqn.primitive.name, ins)] * len(eqn.outvars)
+
+
+def _mixed(walk: _Walk, name: str, ins: Sequence[Value]) -> Value:
+    by: dict[int, str] = {}
+    for x in ins:
+        if isinstance(x, Made):
+            by |= {leaf: why for leaf, why in x.leaves if leaf not in by}
+    by |= {x.leaf: name for x in ins if isinstance(x, View)}
+    if any(x is INPUT for x in ins):
+        for leaf in by:
+            walk.read.setdefault(leaf, set()).add(name)
+        return INPUT
+    return Made(tuple(sorted(by.items())))
+
+
+@_rule(*_SAME)
+def _same(walk: _Walk, eqn: Any, ins: list[Value], times: int) -> list[Value]:
+    del walk, eqn, times
+    return ins
+
+
+@_rule("transpose")
+def _transpose(
+    walk: _Walk, eqn: Any, ins: list[Value], times: int
+) -> list[Value]:
+    (x,), order = ins, eqn.params["permutation"]
+    if not isinstance(x, View):
+        return ins
+    return [x._replace(axes=tuple(x.axes[k] for k in order))]
+
+
+@_rule("rev")
+def _rev(walk: _Walk, eqn: Any, ins: list[Value], times: int) -> list[Value]:
+    return ins if isinstance(ins[0], View) else _other(walk, eqn, ins, times)
+
+
+@_rule("squeeze")
+def _squeeze(
+    walk: _Walk, eqn: Any, ins: list[Value], times: int
+) -> list[Value]:
+    (x,), gone = ins, eqn.params["dimensions"]
+    if not isinstance(x, View):
+        return ins
+    kept = walk.rest(x, gone)
+    return [x._replace(axes=tuple(x.axes[k] for k in kept))]
+
+
+@_rule("broadcast_in_dim")
+def _broadcast(
+    walk: _Walk, eqn: Any, ins: list[Value], times: int
+) -> list[Value]:
+    x, to = ins[0], eqn.params["broadcast_dimensions"]
+    if not isinstance(x, View):
+        return _other(walk, eqn, ins, times)
+    shape = eqn.outvars[0].aval.shape
+    old = eqn.invars[0].aval.shape
+    axes: list[tuple[Part, ...]] = [()] * len(shape)
+    for k, axis in enumerate(to):
+        if old[k] == shape[axis]:
+            axes[axis] = x.axes[k]
+    return [x._replace(axes=tuple(axes))]
+
+
+@_rule("reshape")
+def _reshape(
+    walk: _Walk, eqn: Any, ins: list[Value], times: int
+) -> list[Value]:
+    x, shape = ins[0], eqn.outvars[0].aval.shape
+    old = eqn.invars[0].aval.shape
+    if not isinstance(x, View) or eqn.params.get("dimensions") is not None:
+        return _other(walk, eqn, ins, times)
+    if 0 in old:
+        return _other(walk, eqn, ins, times)
+    axes: list[tuple[Part, ...]] = [()] * len(shape)
+    for before, after in groups(old, shape):
+        parts = [p for k in before for p in _filled(x.axes[k], old[k])]
+        for k, taken in zip(
+            after, _dealt(parts, [shape[k] for k in after]), strict=True
+        ):
+            axes[k] = taken
+    return [x._replace(axes=tuple(axes))]
+
+
+def _filled(parts: tuple[Part, ...], size: int) -> tuple[Part, ...]:
+    """Parts whose sizes multiply to that of the axis."""
+    return parts if parts or size == 1 else (((), size),)
+
+
+def _dealt(
+    parts: list[Part], sizes: Sequence[int]
+) -> Iterator[tuple[Part, ...]]:
+    """The parts in turn, so many positions of them for each axis."""
+    left = list(parts)
+    for size in sizes:
+        taken: list[Part] = []
+        while size > 1 and left:
+            axes, n = left.pop(0)
+            if size % n == 0:
+                taken.append((axes, n))
+                size //= n
+            elif n % size == 0:  # an axis that is split
+                taken.append((axes, size))
+                left.insert(0, (axes, n // size))
+                size = 1
+            else:  # neither: both axes hold a part of both
+                more, m = left.pop(0) if left else ((), 1)
+                left.insert(0, (tuple({*axes, *more}), n * m))
+        yield tuple(taken)
+
+
+@_rule("slice", "dynamic_slice")
+def _slice(walk: _Walk, eqn: Any, ins: list[Value], times: int) -> list[Value]:
+    x, shape = ins[0], eqn.outvars[0].aval.shape
+    if not isinstance(x, View):
+        return _other(walk, eqn, ins, times)
+    return [_cut(x, eqn.invars[0].aval.shape, shape)]
+
+
+def _cut(x: View, old: Sequence[int], new: Sequence[int]) -> View:
+    axes = []
+    for parts, n, m in zip(x.axes, old, new, strict=True):
+        if n == m:
+            axes.append(parts)
+            continue
+        merged = tuple(sorted({k for part, _ in parts for k in part}))
+        axes.append(((merged, m),) if merged and m > 1 else ())
+    return x._replace(axes=tuple(axes))
+
+
+@_rule("split")
+def _split(walk: _Walk, eqn: Any, ins: list[Value], times: int) -> list[Value]:
+    (x,), outs = ins, [var.aval.shape for var in eqn.outvars]
+    if not isinstance(x, View):
+        return _other(walk, eqn, ins, times)
+    return [_cut(x, eqn.invars[0].aval.shape, shape) for shape in outs]
+
+
+@_rule("gather")
+def _gather(walk: _Walk, eqn: Any, ins: list[Value], times: int) -> list[Value]:
+    """One layer of a stack is a view; what is looked up for inputs is not."""
+    x, p = ins[0], eqn.params["dimension_numbers"]
+    indices = eqn.invars[1].aval.shape[:-1]
+    if not isinstance(x, View) or math.prod(indices) != 1:
+        return _other(walk, eqn, ins, times)
+    sizes = eqn.params["slice_sizes"]
+    gone = (*p.collapsed_slice_dims, *p.operand_batching_dims)
+    part = _cut(x, eqn.invars[0].aval.shape, sizes)
+    kept = walk.rest(part, gone)
+    axes: list[tuple[Part, ...]] = [()] * len(eqn.outvars[0].aval.shape)
+    for axis, k in zip(p.offset_dims, kept, strict=True):
+        axes[axis] = part.axes[k]
+    return [x._replace(axes=tuple(axes))]
+
+
+@_rule("dot_general")
+def _dot(walk: _Walk, eqn: Any, ins: list[Value], times: int) -> list[Value]:
+    over, batch = eqn.params["dimension_numbers"]
+    return _product(walk, eqn, ins, over, batch, times)
+
+
+def _product(
+    walk: _Walk,
+    eqn: Any,
+    ins: list[Value],
+    over: Any,
+    batch: Any,
+    times: int,
+) -> list[Value]:
+    sides = list(zip(ins[:2], over, batch, strict=True))
+    if all(x is not INPUT for x in ins[:2]):  # of parameters alone
+        return _other(walk, eqn, ins, times)
+    for x, contracted, alike in sides:
+        if walk.multiplied(x):
+            assert isinstance(x, View)
+            rest = walk.rest(x, contracted, alike)
+            walk.use(x, contracted, rest, alike, times)
+    return [INPUT]
+
+
+@_rule("ragged_dot_general")
+def _ragged(walk: _Walk, eqn: Any, ins: list[Value], times: int) -> list[Value]:
+    p = eqn.params["ragged_dot_dimension_numbers"]
+    over, (left, right) = p.dot_dimension_numbers
+    groups_of = tuple(p.rhs_group_dimensions)
+    return _product(walk, eqn, ins, over, (left, (*right, *groups_of)), times)
+
+
+@_rule("conv_general_dilated")
+def _conv(walk: _Walk, eqn: Any, ins: list[Value], times: int) -> list[Value]:
+    x, kernel = ins
+    if x is not INPUT:
+        return _other(walk, eqn, ins, times)
+    if walk.multiplied(kernel):
+        assert isinstance(kernel, View)
+        out, over, *_ = eqn.params["dimension_numbers"].rhs_spec
+        walk.use(kernel, [over], [out], [], times)
+    return [INPUT]
+
+
+@_rule(*CALLS)
+def _call(walk: _Walk, eqn: Any, ins: list[Value], times: int) -> list[Value]:
+    outs: list[Value] = walk.closed(held(eqn), ins, times)
+    return outs
+
+
+@_rule("scan")
+def _scan(walk: _Walk, eqn: Any, ins: list[Value], times: int) -> list[Value]:
+    loop = read_scan(eqn)
+    fixed, carry, stacks = loop.inputs(ins)
+    for x in carry:
+        _mixed(walk, "a carry of scan", [x, INPUT])
+    layers = [
+        x._replace(axes=x.axes[1:]) if isinstance(x, View) else x
+        for x in stacks
+    ]
+    inside = [*fixed, *[INPUT] * len(carry), *layers]
+    outs = walk.closed(loop.body, inside, times * loop.length)
+    return [_mixed(walk, "scan", [x]) for x in outs]
+
+
+@_rule("while")
+def _while(walk: _Walk, eqn: Any, ins: list[Value], times: int) -> list[Value]:
+    loop = read_while(eqn)
+    test, body, carry = loop.inputs(ins)
+    for x in carry:
+        _mixed(walk, "a carry of while", [x, INPUT])
+    inside: list[Value] = [INPUT] * len(carry)
+    walk.closed(loop.test, [*test, *inside], times)
+    walk.closed(loop.body, [*body, *inside], times)
+    return inside
+
+
+@_rule("cond")
+def _cond(walk: _Walk, eqn: Any, ins: list[Value], times: int) -> list[Value]:
+    runs = [walk.closed(b, ins[1:], times) for b in read_cond(eqn)]
+    outs = []
+    for values in zip(*runs, strict=True):
+        same = all(x == values[0] for x in values)
+        outs.append(
+            values[0] if same else _mixed(walk, "cond", [*values, INPUT])
+        )
+    return outs
