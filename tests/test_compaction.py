@@ -931,3 +931,64 @@ def test_a_compact_model_prints_its_leaves_and_no_array():
         "-----------------------------",
         "total                68 -> 44",
     ]
+
+
+def test_plan_says_what_had_to_stay_and_why():
+    def fn(p, x):
+        return jax.nn.relu(x @ p["w"] + p["b"]) @ p["v"]
+
+    params = {
+        # Three columns are 0, of which the bias of one is; an input is unused.
+        "w": jnp.ones((4, 8)).at[:, :3].set(0).at[1].set(0),
+        "b": jnp.ones(8).at[2].set(0),
+        # A unit that nobody reads, and an output that is always 0.
+        "v": jnp.ones((8, 3)).at[5].set(0).at[:, 1].set(0),
+    }
+    small = jprune.compact(fn, params, jnp.ones((1, 4)))
+    assert small.plan.sizes == {"b[0]": 6}
+    left = {(x.path, x.axis): (x.positions, x.reason) for x in small.plan.left}
+    assert left == {
+        ("v", 1): (1, "an axis of the output"),
+        ("w", 0): (1, "axis 1 of array 0 of the arguments"),
+        ("w", 1): (2, "dot_general: it adds to a sum"),
+    }
+    again = Plan.from_json(small.plan.to_json())
+    assert again.leaves == small.plan.leaves
+
+
+def test_layers_of_a_stack_stay_alike_and_the_plan_says_so():
+    def fn(p, x):
+        def layer(x, p):
+            return x + jnp.tanh(x @ p["w"]) @ p["v"], None
+
+        return jax.lax.scan(layer, x, p)[0]
+
+    params = {"w": jnp.ones((2, 4, 6)), "v": jnp.ones((2, 6, 4))}
+    params = {"w": params["w"].at[0, :, :3].set(0), "v": params["v"]}
+    params["v"] = params["v"].at[0, :3].set(0).at[1, 0].set(0)
+    small = jprune.compact(fn, params, jnp.ones((1, 4)))
+    assert list(small.plan.sizes.values()) == [5]
+    reasons = {(x.path, x.positions): x.reason for x in small.plan.left}
+    assert all("all layers" in why for why in reasons.values())
+    assert reasons.keys() == {("w", 2), ("v", 2)}
+
+
+def test_keyword_arguments_are_static():
+    def fn(p, x, *, train):
+        h = jax.nn.relu(x @ p["w"]) @ p["v"]
+        return h * 2 if train else h
+
+    params = {"w": jnp.ones((4, 8)).at[:, 2:4].set(0), "v": jnp.ones((8, 3))}
+    x = jnp.ones((1, 4))
+    graph = jprune.trace_units(fn, params, x, train=False)
+    assert len(graph.pools) == 1
+    small = jprune.compact(fn, params, x, train=True)
+    np.testing.assert_allclose(
+        small.fn(small.params, x), fn(params, x, train=True)
+    )
+    assert (
+        jprune.report.cost(fn, params, x, train=True).compact.parameters == 42
+    )
+    for call in (jprune.trace_units, jprune.compact, jprune.report.cost):
+        with pytest.raises(ValueError, match=r"`.*\(\.\.\., train=\.\.\.\)`"):
+            call(fn, params, x, train=x)

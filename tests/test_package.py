@@ -31,6 +31,7 @@ FAMILIES = [
     "jprune.transforms",
 ]
 
+
 def test_import_is_light() -> None:
     code = """
 import sys, time

@@ -310,10 +310,12 @@ def test_it_prints_and_is_data() -> None:
 
 def test_bad_calls() -> None:
     with pytest.raises(
-        ValueError, match="`trace_products.*fn must be a function"
+        ValueError, match=r"`trace_products.*fn must be a function"
     ):
         jprune.trace_products(3, {}, X)
-    with pytest.raises(ValueError, match="`trace_products.*mask.*holds arrays"):
+    with pytest.raises(
+        ValueError, match=r"`trace_products.*mask.*holds arrays"
+    ):
         jprune.trace_products(linear, shapes(w=(8, 4)), X, mask=X)
     shapes_alone = jax.eval_shape(lambda: shapes(w=(8, 4)))
     assert of(linear, shapes_alone, X) == of(linear, shapes(w=(8, 4)), X)

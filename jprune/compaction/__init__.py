@@ -11,6 +11,7 @@ from jprune.compaction.graph.pools import trace_units as trace_units
 from jprune.compaction.removal.compact import Compact as Compact
 from jprune.compaction.removal.compact import compact as compact
 from jprune.compaction.removal.plan import LeafPlan as LeafPlan
+from jprune.compaction.removal.plan import Left as Left
 from jprune.compaction.removal.plan import Plan as Plan
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Frozen",
     "Graph",
     "LeafPlan",
+    "Left",
     "Plan",
     "Pool",
     "Product",

@@ -8,7 +8,7 @@ from jprune._core.typing import Masks, Tree
 from jprune.compaction import compact
 from jprune.compaction.graph.trace import Trace
 from jprune.compaction.removal.compact import fitted, host
-from jprune.jaxprs.checks import check_call
+from jprune.jaxprs.checks import bound, check_call
 
 
 class Count(NamedTuple):
@@ -39,7 +39,13 @@ class Cost(NamedTuple):
         )
 
 
-def cost(fn: Any, params: Tree, *args: Any, masks: Masks | None = None) -> Cost:
+def cost(
+    fn: Any,
+    params: Tree,
+    *args: Any,
+    masks: Masks | None = None,
+    **static: Any,
+) -> Cost:
     """Counts what a function costs, and what it could after pruning.
 
     Multiply-adds are those of products of arrays and of convolutions, read off
@@ -53,6 +59,7 @@ def cost(fn: Any, params: Tree, *args: Any, masks: Masks | None = None) -> Cost:
       params: Its parameters, concrete.
       *args: Further arguments, arrays or shapes.
       masks: Applied first, as by :func:`jprune.compact`.
+      **static: Further keyword arguments of ``fn``, fixed; no arrays.
 
     Returns:
       A :class:`Cost`. Bytes are those of the parameters as they are stored.
@@ -73,6 +80,7 @@ def cost(fn: Any, params: Tree, *args: Any, masks: Masks | None = None) -> Cost:
     compact             14              140             56
     """
     check_call("cost", fn, params, args, concrete=True)
+    fn = bound("cost", fn, static)
     masks = None if masks is None else fitted(params, masks)
     arrays = host(params, masks)
     trace = Trace(fn, params, args)

@@ -1,7 +1,5 @@
 """Dynamic sparse training: sparse from the first step to the last."""
 
-import inspect
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -270,30 +268,32 @@ def rewire(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _with_options(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """Shows the options of :func:`rewire` in a signature, by which
-    ``optax.inject_hyperparams`` finds them."""
-    options = inspect.signature(rewire).parameters.values()
-    fn.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [p for p in options if p.name != "grow"]
-    )
-    return fn
-
-
-@_with_options
 @recorded
 def rigl(
-    inner: optax.GradientTransformation, sparsity: Scalar, **options: Any
+    inner: optax.GradientTransformation,
+    sparsity: Scalar,
+    *,
+    drop: Criterion = magnitude(),
+    fraction: Sparsity | None = None,
+    every: int = 100,
+    start: int = 0,
+    stop: int | None = None,
+    replace_step: bool = False,
+    structure: Structure = unstructured(),
+    allocation: Allocation = uniform(),
+    where: Where = None,
+    key: int | jax.Array = 0,
 ) -> optax.GradientTransformationExtraArgs:
     """RigL: :func:`rewire` that grows where the dense gradient is largest.
 
     Args:
       inner: The optimizer, whole.
       sparsity: The fraction of units that is pruned.
-      **options: Those of :func:`rewire`; ``stop`` or ``fraction`` is needed.
+      drop, fraction, every, start, stop, replace_step, structure, allocation, where,
+        key: As in :func:`rewire`; ``stop`` or ``fraction`` is needed.
 
     Returns:
-      ``rewire(inner, sparsity, grow=gradient(), **options)``.
+      ``rewire(inner, sparsity, grow=gradient(), ...)``.
 
     References:
       Evci et al., `Rigging the Lottery <https://arxiv.org/abs/1911.11134>`_,
@@ -302,23 +302,49 @@ def rigl(
     >>> import optax, jprune
     >>> tx = jprune.rigl(optax.adam(1e-3), .9, every=100, stop=25_000)
     """
-    return rewire(inner, sparsity, grow=gradient(), **options)
+    return rewire(
+        inner,
+        sparsity,
+        grow=gradient(),
+        drop=drop,
+        fraction=fraction,
+        every=every,
+        start=start,
+        stop=stop,
+        replace_step=replace_step,
+        structure=structure,
+        allocation=allocation,
+        where=where,
+        key=key,
+    )
 
 
-@_with_options
 @recorded
 def sparse_evolution(
-    inner: optax.GradientTransformation, sparsity: Scalar, **options: Any
+    inner: optax.GradientTransformation,
+    sparsity: Scalar,
+    *,
+    drop: Criterion = magnitude(),
+    fraction: Sparsity | None = None,
+    every: int = 100,
+    start: int = 0,
+    stop: int | None = None,
+    replace_step: bool = False,
+    structure: Structure = unstructured(),
+    allocation: Allocation = uniform(),
+    where: Where = None,
+    key: int | jax.Array = 0,
 ) -> optax.GradientTransformationExtraArgs:
     """SET, sparse evolutionary training: :func:`rewire` that grows at random.
 
     Args:
       inner: The optimizer, whole.
       sparsity: The fraction of units that is pruned.
-      **options: Those of :func:`rewire`; ``stop`` or ``fraction`` is needed.
+      drop, fraction, every, start, stop, replace_step, structure, allocation, where,
+        key: As in :func:`rewire`; ``stop`` or ``fraction`` is needed.
 
     Returns:
-      ``rewire(inner, sparsity, grow=random(), **options)``.
+      ``rewire(inner, sparsity, grow=random(), ...)``.
 
     References:
       Mocanu et al., `Scalable training of artificial neural networks with
@@ -328,7 +354,21 @@ def sparse_evolution(
     >>> import optax, jprune
     >>> tx = jprune.sparse_evolution(optax.adam(1e-3), .9, fraction=.3, every=100)
     """
-    return rewire(inner, sparsity, grow=random(), **options)
+    return rewire(
+        inner,
+        sparsity,
+        grow=random(),
+        drop=drop,
+        fraction=fraction,
+        every=every,
+        start=start,
+        stop=stop,
+        replace_step=replace_step,
+        structure=structure,
+        allocation=allocation,
+        where=where,
+        key=key,
+    )
 
 
 def check_inner(call: str, inner: Any) -> None:

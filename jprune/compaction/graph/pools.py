@@ -8,7 +8,7 @@ import numpy as np
 from jprune._core.typing import Tree
 from jprune.compaction.graph.constants import Array
 from jprune.compaction.graph.trace import Leaf, Trace
-from jprune.jaxprs.checks import check_call
+from jprune.jaxprs.checks import bound, check_call
 
 
 class Pool(NamedTuple):
@@ -58,7 +58,7 @@ class Graph(NamedTuple):
         return "\n".join(lines)
 
 
-def trace_units(fn: Any, params: Tree, *args: Any) -> Graph:
+def trace_units(fn: Any, params: Tree, *args: Any, **static: Any) -> Graph:
     """Finds the units of any JAX function: what must be removed together.
 
     Read off the jaxpr of ``fn(params, *args)``: the columns of a kernel, the
@@ -73,6 +73,7 @@ def trace_units(fn: Any, params: Tree, *args: Any) -> Graph:
         call of NNX or Equinox, plain code.
       params: All that may be removed; the whole dict of variables in Linen.
       *args: Further arguments, arrays or shapes; their axes are frozen.
+      **static: Keyword arguments of ``fn``, fixed: ``train=False``, say; no arrays.
 
     Returns:
       A :class:`Graph`, for :func:`units`.
@@ -92,7 +93,7 @@ def trace_units(fn: Any, params: Tree, *args: Any) -> Graph:
     frozen: w[0], 4 positions: axis 1 of array 0 of the arguments
     """
     check_call("trace_units", fn, params, args, concrete=False)
-    return graph_of(traced(fn, params, args))
+    return graph_of(traced(bound("trace_units", fn, static), params, args))
 
 
 def traced(fn: Any, params: Tree, args: tuple[Any, ...]) -> Trace:
@@ -150,15 +151,15 @@ def pools_of(trace: Trace) -> list[Pool]:
         for i, leaf in enumerate(trace.leaves)
         for k in range(len(leaf.shape))
     ]
-    keys = np.random.default_rng(0).integers(1, 2**63, len(slots), np.uint64)
-    kind = np.zeros(trace.count, np.uint64)
+    kind = np.zeros(trace.count, np.int64)  # the same for the same axes
     layer = np.full(trace.count, -1)
     inside = []
-    for (i, k), salt in zip(slots, keys, strict=True):
+    for i, k in slots:
         units = trace.units[i][k]
         here = np.unique(units[units >= 0])
         inside.append(here)
-        kind[here] += salt
+        _, part = np.unique(kind[here], return_inverse=True)
+        kind[here] = kind.max(initial=0) + 1 + part  # new kinds for these
         if units.ndim == 3:
             for number, one in enumerate(units):
                 these = np.unique(one[one >= 0])

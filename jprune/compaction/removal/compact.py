@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -21,7 +21,7 @@ from jprune.compaction.graph.trace import Trace
 from jprune.compaction.removal import control as control
 from jprune.compaction.removal import joins as joins
 from jprune.compaction.removal import rules as rules
-from jprune.compaction.removal.dead_units import find_dead
+from jprune.compaction.removal.dead_units import find_dead, left_over
 from jprune.compaction.removal.plan import LeafPlan, Plan, cut, in_jax, kept_of
 from jprune.compaction.removal.rewrite import (
     Rewrite,
@@ -30,7 +30,7 @@ from jprune.compaction.removal.rewrite import (
     dense,
     tidy,
 )
-from jprune.jaxprs.checks import check_call
+from jprune.jaxprs.checks import bound, check_call
 from jprune.jaxprs.versions import abstract_array
 from jprune.masks import align_masks, apply_masks
 
@@ -126,7 +126,11 @@ def _change(before: str, after: str) -> str:
 
 
 def compact(
-    fn: Any, params: Tree, *args: Any, masks: Masks | None = None
+    fn: Any,
+    params: Tree,
+    *args: Any,
+    masks: Masks | None = None,
+    **static: Any,
 ) -> Compact:
     """Removes every unit that changes nothing.
 
@@ -143,9 +147,12 @@ def compact(
       masks: Applied first, as by :func:`jprune.apply_masks`; they may cover a
         part of ``params``: masks of ``variables["params"]`` serve for
         ``variables``.
+      **static: Further keyword arguments of ``fn``, fixed: ``train=False``, say. The
+        smaller ``fn`` takes none.
 
     Returns:
-      A :class:`Compact`: smaller ``params``, a ``fn`` for them, the ``plan``,
+      A :class:`Compact`: smaller ``params``, a ``fn`` for them, the ``plan``, which
+      says what is 0 and had to stay (``plan.left``) and how wide pools are now,
       ``take`` for whatever mirrors the parameters, and ``certify``. NumPy
       parameters become arrays of JAX, which are not copied at every call, but
       for those of 64 bits without x64: JAX would round them.
@@ -176,9 +183,11 @@ def compact(
     largest error 0 of outputs up to 10, 4 inputs
     """
     check_call("compact", fn, params, args, concrete=True)
+    fn = bound("compact", fn, static)
     masks = None if masks is None else fitted(params, masks)
     trace = traced(fn, params, args)
-    dead, arrays, folded = find_dead(trace, host(params, masks))
+    before = host(params, masks)
+    dead, arrays, folded = find_dead(trace, before)
 
     def removed(dead: Array, changed: Iterable[int]) -> Compact:
         plan = Plan(
@@ -193,8 +202,16 @@ def compact(
         jax.eval_shape(small.fn, less, *args)
         return small
 
+    def explained(small: Compact, gone: Array) -> Compact:
+        pools = pools_of(trace)
+        plan = small.plan._replace(
+            left=tuple(left_over(trace, before, arrays, gone)),
+            sizes={p.name: int((~gone[p.units]).sum(1).max()) for p in pools},
+        )
+        return replace(small, plan=plan)
+
     try:
-        return removed(dead, folded)
+        return explained(removed(dead, folded), dead)
     except Unsupported:
         # One set of units after the other; what is dead and stays is 0.
         floating = [i for i, leaf in enumerate(trace.leaves) if leaf.floating]
@@ -205,7 +222,7 @@ def compact(
             with suppress(Unsupported):
                 removed(more, floating)
                 gone = more
-        return removed(gone, floating)
+        return explained(removed(gone, floating), gone)
 
 
 def smaller(fn: Any, shapes: Tree, plan: Plan) -> Any:

@@ -1,11 +1,15 @@
 """Which units are dead in given parameters."""
 
+from collections import Counter
+from typing import Any
+
 import numpy as np
 
 from jprune.compaction.graph.constants import Array, Stored
 from jprune.compaction.graph.pools import pools_of
 from jprune.compaction.graph.trace import Trace, along
 from jprune.compaction.graph.walk import Site, Walk
+from jprune.compaction.removal.plan import Left
 
 
 def find_dead(
@@ -41,6 +45,46 @@ def find_dead(
         for i, x in enumerate(arrays):
             gone = along(trace.gone(i, new), len(x.shape))
             arrays[i] = x.without(gone) if gone else x
+
+
+def left_over(
+    trace: Trace, before: list[Stored], after: list[Stored], dead: Array
+) -> list[Left]:
+    """What is 0 in a parameter and stays, with the first reason of each.
+
+    Args:
+      trace: The traced program, with its units numbered.
+      before: The parameters, masked.
+      after: The same with 0 for all that is dead.
+      dead: ``[units]`` bool, what goes.
+    """
+    why: dict[int, str] = {}
+    for site in trace.walk([*after]).sums():
+        for unit in trace.touched(site, site.adds).tolist():
+            why.setdefault(unit, f"{site.why}: it adds to a sum")
+
+    def reason(i: int, axis: int, place: Any) -> str:
+        units = trace.units[i][axis][place]
+        for unit in units[units >= 0].tolist():
+            return why.get(unit, "as many stay in all layers, and one in each")
+        for root in trace.ids.resolve(trace.axes[i][axis])[place].tolist():
+            if trace.frozen.get(root):
+                return trace.frozen[root]
+        return "it is no unit"
+
+    found = []
+    for i, (leaf, x) in enumerate(zip(trace.leaves, before, strict=True)):
+        if len(leaf.shape) < 2 or not leaf.floating or x.zero.all():
+            continue
+        for axis, gone in enumerate(trace.gone(i, dead)):
+            rest = tuple(k for k in range(len(leaf.shape)) if k != axis)
+            if gone.ndim == 2:  # of each layer by itself
+                rest = tuple(k for k in rest if k)
+            stays = x.zero.all(rest) & ~gone
+            places = map(tuple, np.argwhere(stays).tolist())
+            reasons = Counter(reason(i, axis, place) for place in places)
+            found += [Left(leaf.path, axis, n, w) for w, n in reasons.items()]
+    return found
 
 
 def _can_fold(site: Site, walk: Walk, arrays: list[Stored]) -> bool:

@@ -41,8 +41,21 @@ class LeafPlan(NamedTuple):
         )
 
 
+class Left(NamedTuple):
+    """Positions of one axis that are 0 in a parameter, and had to stay."""
+
+    path: str
+    axis: int
+    positions: int  # how many of them
+    reason: str
+
+
 class Plan(NamedTuple):
     """What is kept of every parameter: plain data, as JSON if need be.
+
+    ``leaves`` is all that is needed to cut parameters, and what JSON holds. The rest
+    says what :func:`compact` found: ``left`` what is 0 and had to stay, and why;
+    ``sizes`` how many units each pool has now (one layer of a stack), by its name.
 
     >>> import jprune
     >>> plan = jprune.compaction.Plan.from_json(
@@ -53,6 +66,8 @@ class Plan(NamedTuple):
     """
 
     leaves: tuple[LeafPlan, ...]
+    left: tuple[Left, ...] = ()
+    sizes: dict[str, int] = {}  # noqa: RUF012 (of a NamedTuple: never changed)
 
     def to_json(self) -> str:
         """The plan as text."""
