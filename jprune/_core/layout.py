@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jprune._core.describe import describe
+from jprune._core.products import Products
 from jprune._core.trees import path_name
 
 Axis: TypeAlias = int | Sequence[int]
@@ -45,8 +46,25 @@ class Layout(NamedTuple):
         return [math.prod(shape[i] for i in group) for group in self.groups]
 
 
-def check_axes(call: str, **axes: Any) -> dict[str, tuple[int, ...]]:
-    """Each argument as a tuple of ints."""
+Axes: TypeAlias = dict[str, tuple[int, ...]] | Products
+"""What axes are: the same for all leaves, or as each is multiplied."""
+
+
+def check_axes(call: str, products: Any = None, **axes: Any) -> Axes:
+    """Each argument as a tuple of ints, or the products if there are any."""
+    if products is not None:
+        if not isinstance(products, Products):
+            raise ValueError(
+                f"`{call}(axes=...)` must be what `jprune.trace_products(fn, "
+                f"params, *args)` returns, got {describe(products)}."
+            )
+        twice = [n for n, x in axes.items() if x != _DEFAULTS[n]]
+        if twice:
+            raise ValueError(
+                f"`{call}(axes=..., {twice[0]}=...)`: give one of both: "
+                "products say what the axes are."
+            )
+        return products
     checked = {}
     for name, axis in axes.items():
         several = isinstance(axis, Sequence) and not isinstance(axis, str)
@@ -61,10 +79,15 @@ def check_axes(call: str, **axes: Any) -> dict[str, tuple[int, ...]]:
     return checked
 
 
+_DEFAULTS = {"in_axis": -2, "out_axis": -1, "batch_axis": ()}
+
+
 def place_axes(
-    call: str, path: Any, ndim: int, axes: dict[str, tuple[int, ...]]
+    call: str, path: Any, ndim: int, axes: Axes
 ) -> list[tuple[int, ...]]:
-    """Each argument's axes counted from the front, then all other axes."""
+    """Axes of inputs, outputs and layers from the front, then all others."""
+    if isinstance(axes, Products):
+        axes = _multiplied(call, path, axes)
     owner: dict[int, str] = {}
     placed = []
     for name, group in axes.items():
@@ -82,6 +105,43 @@ def place_axes(
             owner[axis % ndim] = name
         placed.append(tuple(axis % ndim for axis in group))
     return [*placed, tuple(i for i in range(ndim) if i not in owner)]
+
+
+def layers_of(
+    call: str, path: Any, ndim: int, batch_axis: Axis | Products
+) -> list[int]:
+    """The axes of a leaf that stack layers."""
+    if isinstance(batch_axis, Products):
+        return list(_multiplied(call, path, batch_axis)["batch_axis"])
+    axes: Any = batch_axis if isinstance(batch_axis, Sequence) else [batch_axis]
+    return [axis % ndim for axis in axes]
+
+
+def _multiplied(
+    call: str, path: Any, products: Products
+) -> dict[str, tuple[int, ...]]:
+    """The axes of one leaf, as it is multiplied."""
+    name = path_name(path)
+    found = {use[1:4] for use in products.uses if ends_alike(use.path, name)}
+    if len(found) == 1:
+        ((inner, outer, batch),) = found
+        return {"in_axis": inner, "out_axis": outer, "batch_axis": batch}
+    if found:
+        why = "it is multiplied along different axes in several places"
+    else:
+        missed = (w for p, w in products.missed.items() if ends_alike(p, name))
+        why = next(missed, "it is in no product")
+    raise ValueError(
+        f"`{call}(axes=...)`: {name!r} has no axes of its own: {why}; "
+        "`where=` can leave the leaf out."
+    )
+
+
+def ends_alike(path: str, name: str) -> bool:
+    """Whether one is the end of the other: ``params/w`` and ``w``."""
+    a, b = path.split("/"), name.split("/")
+    few = min(len(a), len(b))
+    return a[-few:] == b[-few:]
 
 
 def split_axes(x: jax.Array, layout: Layout, fill: float = 0.0) -> jax.Array:

@@ -1,7 +1,7 @@
 """How many units stay: numbers of them, or what a budget is enough for."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import lru_cache, partial
 from typing import Any, TypeAlias
@@ -12,7 +12,8 @@ import numpy as np
 
 from jprune._core import counts as _counts
 from jprune._core.checks import is_traced
-from jprune._core.trees import concatenate_many
+from jprune._core.layout import layers_of
+from jprune._core.trees import concatenate_many, is_hole, leaves_with_path
 from jprune._core.typing import Tree
 from jprune._core.varying import computed_now
 from jprune.allocations import Pools
@@ -116,16 +117,19 @@ def pools_of(method: Method, params: Tree) -> Pools:
     form: Any = jax.tree.structure(params)
     of_leaves = form == jax.tree.structure(tree)
     few_units = method.structure.few_units
-    ends = [
-        len(x.shape) - 1 if few_units else 1 for x in units
-    ]  # of pools' axes
+    # Of pools' axes.
+    ends = [len(x.shape) - 1 if few_units else 1 for x in units]
     shapes = [
         (x.shape[:n], x.shape[n:]) for x, n in zip(units, ends, strict=True)
     ]
     return Pools(
         numbers=np.array([math.prod(x) for x, _ in shapes], np.int64),
         sizes=np.array([math.prod(x) for _, x in shapes], np.int64),
-        shapes=[_layer(method, x) for x in jax.tree.leaves(params)]
+        shapes=[
+            _layer(method, path, x)
+            for path, x in leaves_with_path(params)
+            if not is_hole(x)
+        ]
         if of_leaves
         else None,
         kept=method.structure.kept,
@@ -175,11 +179,11 @@ def _int32(count: Any) -> jax.Array:
     return jnp.asarray(count, np.int32)
 
 
-def _layer(method: Method, p: Any) -> tuple[int, ...]:
+def _layer(method: Method, path: Any, p: Any) -> tuple[int, ...]:
     """The shape of a parameter, or of one layer where it stacks several."""
-    batch = method.structure.batch_axis
-    axes = batch if isinstance(batch, Sequence) else [batch]
-    stacked = [axis % np.ndim(p) for axis in axes]
+    stacked = layers_of(
+        method.call, path, np.ndim(p), method.structure.batch_axis
+    )
     return tuple(n for i, n in enumerate(np.shape(p)) if i not in stacked)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from jprune._core.calls import show
 from jprune._core.describe import describe
 from jprune._core.layout import (
+    Axes,
     Axis,
     Layout,
     join_axes,
@@ -20,6 +21,7 @@ from jprune._core.layout import (
     split_axes,
     units_spec,
 )
+from jprune._core.products import Products
 from jprune._core.trees import path_name
 from jprune._core.typing import Masks, Tree, Where
 from jprune.structures.pooling import POOLINGS, check_pooling, of_weights
@@ -35,7 +37,7 @@ class Structure(NamedTuple):
 
     to_units: Callable[[Tree], Tree]  # scores of weights -> scores of units
     to_masks: Callable[[Masks, Tree], Masks]  # masks of units, params -> masks
-    batch_axis: Axis = ()  # axes that stack layers
+    batch_axis: Axis | Products = ()  # axes that stack layers
     # Where all pools of a leaf keep equally many units, how many that is:
     # (sparsity of the leaf, int64 sizes of pools) -> counts. A number is refused
     # of which it makes another by more than rounding.
@@ -142,10 +144,10 @@ def check_size(call: str, name: str, size: Any, least: int = 1) -> int:
 
 def tiles(
     call: str,
-    axes: dict[str, tuple[int, ...]],
+    axes: Axes,
     tile: tuple[int, ...],
     pooling: str,
-    batch_axis: Axis,
+    batch_axis: Axis | Products,
 ) -> Structure:
     """Units are boxes in ``(*window, in, out)``, of which ``tile`` has the last."""
     check_pooling(call.partition("(")[0], pooling)

@@ -7,6 +7,7 @@ from jprune._core.layout import (
     Axis,
     check_axes,
 )
+from jprune._core.products import Products
 from jprune.structures._base import Structure, check_size, tiles
 
 
@@ -18,6 +19,7 @@ def block(
     in_axis: Axis = -2,
     out_axis: Axis = -1,
     batch_axis: Axis = (),
+    axes: Products | None = None,
 ) -> Structure:
     """Boxes of weights are kept or lost whole.
 
@@ -32,6 +34,8 @@ def block(
       in_axis: Axes of inputs; several are merged in the given order.
       out_axis: Axes of outputs, likewise.
       batch_axis: Axes that stack layers: each index is a pool of its own.
+      axes: What :func:`jprune.trace_products` returned, in place of all three: each
+        leaf's axes as they are really multiplied, whatever its layout is.
 
     Returns:
       A :class:`Structure`; goes with every allocation.
@@ -55,7 +59,7 @@ def block(
     if not sizes:
         raise ValueError("`block(shape)` must not be empty.")
     tile = tuple(check_size("block", "shape", size) for size in sizes)
-    axes = check_axes(
-        "block", in_axis=in_axis, out_axis=out_axis, batch_axis=batch_axis
+    placed = check_axes(
+        "block", axes, in_axis=in_axis, out_axis=out_axis, batch_axis=batch_axis
     )
-    return tiles(f"block({tile})", axes, tile, pooling, batch_axis)
+    return tiles(f"block({tile})", placed, tile, pooling, axes or batch_axis)

@@ -12,12 +12,17 @@ from jprune._core.layout import (
     check_axes,
     place_axes,
 )
+from jprune._core.products import Products
 from jprune.structures._base import Structure, structure_of
 
 
 @recorded
 def fan_in(
-    *, in_axis: Axis = -2, out_axis: Axis = -1, batch_axis: Axis = ()
+    *,
+    in_axis: Axis = -2,
+    out_axis: Axis = -1,
+    batch_axis: Axis = (),
+    axes: Products | None = None,
 ) -> Structure:
     """Every output keeps the same number of inputs, whichever they are.
 
@@ -32,6 +37,8 @@ def fan_in(
       in_axis: Axes of inputs.
       out_axis: Axes of outputs: each combination of their indices is one.
       batch_axis: Axes that stack layers.
+      axes: What :func:`jprune.trace_products` returned, in place of all three: each
+        leaf's axes as they are really multiplied, whatever its layout is.
 
     Returns:
       A :class:`Structure`. Masks cost a pass per comparison of scores, with two
@@ -52,13 +59,17 @@ def fan_in(
     >>> masks.T.tolist()
     [[False, False, True, True], [True, True, False, False]]
     """
-    axes = check_axes(
-        "fan_in", in_axis=in_axis, out_axis=out_axis, batch_axis=batch_axis
+    placed = check_axes(
+        "fan_in",
+        axes,
+        in_axis=in_axis,
+        out_axis=out_axis,
+        batch_axis=batch_axis,
     )
 
     def read(path: Any, shape: tuple[int, ...]) -> Layout:
         inner, outer, batch, window = place_axes(
-            "fan_in", path, len(shape), axes
+            "fan_in", path, len(shape), placed
         )
         units = (*window, *inner)
         return Layout(
@@ -68,4 +79,4 @@ def fan_in(
     def kept(sparsity: Any, sizes: np.ndarray) -> Any:
         return _counts.left_of(sparsity, sizes)
 
-    return structure_of(read, batch_axis=batch_axis, kept=kept)
+    return structure_of(read, batch_axis=axes or batch_axis, kept=kept)

@@ -5,6 +5,7 @@ from jprune._core.layout import (
     Axis,
     check_axes,
 )
+from jprune._core.products import Products
 from jprune.structures._base import Structure, check_size, tiles
 
 
@@ -16,6 +17,7 @@ def group(
     in_axis: Axis = -2,
     out_axis: Axis = -1,
     batch_axis: Axis = (),
+    axes: Products | None = None,
 ) -> Structure:
     """So many consecutive outputs share their inputs.
 
@@ -29,6 +31,8 @@ def group(
       in_axis: Axes of inputs.
       out_axis: Axes of outputs; several are merged in the given order.
       batch_axis: Axes that stack layers: each index is a pool of its own.
+      axes: What :func:`jprune.trace_products` returned, in place of all three: each
+        leaf's axes as they are really multiplied, whatever its layout is.
 
     Returns:
       A :class:`Structure`; goes with every allocation.
@@ -48,7 +52,7 @@ def group(
            [ True,  True, False, False]], dtype=bool)
     """
     size = check_size("group", "size", size)
-    axes = check_axes(
-        "group", in_axis=in_axis, out_axis=out_axis, batch_axis=batch_axis
+    placed = check_axes(
+        "group", axes, in_axis=in_axis, out_axis=out_axis, batch_axis=batch_axis
     )
-    return tiles(f"group({size})", axes, (size,), pooling, batch_axis)
+    return tiles(f"group({size})", placed, (size,), pooling, axes or batch_axis)

@@ -12,6 +12,7 @@ from jprune._core.layout import (
     check_axes,
     place_axes,
 )
+from jprune._core.products import Products
 from jprune._core.trees import path_name
 from jprune.structures._base import Structure, check_size, structure_of
 
@@ -24,6 +25,7 @@ def n_m(
     in_axis: Axis = -2,
     out_axis: Axis = -1,
     batch_axis: Axis = (),
+    axes: Products | None = None,
 ) -> Structure:
     """Keeps ``n`` of each ``m`` consecutive inputs, as 2:4 hardware asks for.
 
@@ -41,6 +43,8 @@ def n_m(
       in_axis: The contracted axes; several are merged in the given order.
       out_axis: Axes of outputs.
       batch_axis: Axes that stack layers.
+      axes: What :func:`jprune.trace_products` returned, in place of all three: each
+        leaf's axes as they are really multiplied, whatever its layout is.
 
     Returns:
       A :class:`Structure`. Masks cost one pass of ``m`` comparisons per weight.
@@ -65,12 +69,14 @@ def n_m(
     n, m = check_size("n_m", "n", n, 0), check_size("n_m", "m", m)
     if n > m:
         raise ValueError(f"`n_m(n, m)` needs n <= m, got n={n}, m={m}.")
-    axes = check_axes(
-        "n_m", in_axis=in_axis, out_axis=out_axis, batch_axis=batch_axis
+    placed = check_axes(
+        "n_m", axes, in_axis=in_axis, out_axis=out_axis, batch_axis=batch_axis
     )
 
     def read(path: Any, shape: tuple[int, ...]) -> Layout:
-        inner, outer, batch, window = place_axes("n_m", path, len(shape), axes)
+        inner, outer, batch, window = place_axes(
+            "n_m", path, len(shape), placed
+        )
         size = int(np.prod([shape[i] for i in inner], dtype=int))
         if size % m:
             raise ValueError(
@@ -89,4 +95,6 @@ def n_m(
         least = _counts.count_of(np.full(sizes.shape, n))
         return _counts.where(_counts.less(left, least), least, left)
 
-    return structure_of(read, batch_axis=batch_axis, kept=kept, few_units=True)
+    return structure_of(
+        read, batch_axis=axes or batch_axis, kept=kept, few_units=True
+    )
