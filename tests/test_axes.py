@@ -30,7 +30,7 @@ def stacked(p: Any, x: Any) -> Any:
     return jax.lax.scan(layer, x, p["w"])[0]
 
 
-# Function, shapes, an input, and by leaf the order that gives [layers, in, out].
+# Function, shapes, an input, and by leaf what gives [layers, in, out].
 CASES: dict[str, tuple[Any, Any, Any, Any]] = {
     "torch": (
         torch_like,

@@ -85,11 +85,9 @@ def test_score_is_the_sum_of_all_that_belongs_to_a_unit(graph, params):
     np.testing.assert_array_equal(masks["v"], best[:, None] & masks["c"][None])
 
 
-def test_where_does_not_matter(graph, params):
-    structure = jprune.units(graph)
-    one = jprune.find_masks(params, 0.5, structure=structure, where="w")
-    all_of = jprune.find_masks(params, 0.5, structure=structure)
-    jax.tree.map(np.testing.assert_array_equal, one, all_of)
+def test_a_where_beside_it_is_refused(graph, params):
+    with pytest.raises(ValueError, match=r"`find_masks\(where=.*selects pools"):
+        jprune.find_masks(params, 0.5, structure=jprune.units(graph), where="w")
 
 
 @pytest.mark.parametrize(
@@ -189,3 +187,41 @@ def test_meshes(kind, params):
         small,
         plain.params,
     )
+
+
+def test_where_selects_pools():
+    def fn(p, x):
+        h = jax.nn.relu(jax.nn.relu(x @ p["a"]) @ p["b"])
+        return h @ p["c"]
+
+    shapes = {"a": (4, 8), "b": (8, 6), "c": (6, 3)}
+    params = {
+        k: jax.random.normal(jax.random.key(1), s) for k, s in shapes.items()
+    }
+    graph = jprune.trace_units(fn, params, jnp.ones((1, 4)))
+    for where in ("c", r"b\[1\]", lambda pool: ("c", 0) in pool.axes):
+        structure = jprune.units(graph, where=where)
+        masks = jprune.find_masks(params, 0.5, structure=structure)
+        assert isinstance(masks["a"], optax.MaskedNode)
+        assert int(masks["c"].sum()) == 9
+        assert int(masks["b"].sum()) == 24
+        small = jprune.compact(fn, params, jnp.ones((1, 4)), masks=masks)
+        assert small.params["c"].shape == (3, 3)
+        # What is not selected costs what it does.
+        costly = jprune.units(graph, where=where, by="parameters")
+        masks = jprune.find_masks(params, 0.25, structure=costly)
+        small = jprune.compact(fn, params, jnp.ones((1, 4)), masks=masks)
+        left = sum(x.size for x in jax.tree.leaves(small.params))
+        assert left <= 0.75 * 98 < left + 11
+    with pytest.raises(ValueError, match=r"no_such_thing.*selects no pool of"):
+        jprune.units(graph, where="no_such_thing")
+    with pytest.raises(
+        ValueError, match=r"`units\(where=.*no regular expression"
+    ):
+        jprune.units(graph, where="(")
+    with pytest.raises(ValueError, match=r"`units\(where=\.\.\.\)` must be"):
+        jprune.units(graph, where=3)  # type: ignore[arg-type]
+    with pytest.raises(
+        ValueError, match=r"`prune\(where=.*`units\(graph, where"
+    ):
+        jprune.prune(0.5, structure=structure, where="c").init(params)

@@ -44,6 +44,12 @@ class Method(NamedTuple):
     def choose(self, where: Where, params: Tree) -> Tree:
         """``params`` with holes in place of what is not pruned."""
         if self.structure.where is not None:
+            if where is not None:
+                raise ValueError(
+                    f"`{self.call}(where=..., structure=...)`: `{self.structure}` "
+                    "says itself which leaves; `units(graph, where=...)` selects "
+                    "pools."
+                )
             where = self.structure.where
         return choose(self.call, where, params, not_pruned)
 

@@ -1,6 +1,8 @@
 """Whole units as a structure: what is pruned can be removed."""
 
 import operator
+import re
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,16 +17,22 @@ from jprune._core.trees import is_hole, leaves_with_path, path_name, rebuild
 from jprune._core.typing import Masks, Tree
 from jprune.compaction._costs import COSTS, fraction_left
 from jprune.compaction._paths import ends, partner
-from jprune.compaction.graph.pools import Graph
+from jprune.compaction.graph.pools import Graph, Pool
 from jprune.structures import Structure
 
 
 @recorded
-def units(graph: Graph, round_to: int = 1, by: str = "units") -> Structure:
+def units(
+    graph: Graph,
+    *,
+    where: str | Callable[[Pool], bool] | None = None,
+    round_to: int = 1,
+    by: str = "units",
+) -> Structure:
     r"""Whole units: what :func:`compact` can remove afterwards.
 
     The score of a unit is the sum over all that belongs to it, biases and
-    scales included; all of it is masked, whatever ``where`` says. Each set of
+    scales included; all of it is masked. Each set of
     units that can be compared is a pool, and none is ever emptied; units that
     every layer of a scan has for itself are a pool per layer.
 
@@ -49,6 +57,9 @@ def units(graph: Graph, round_to: int = 1, by: str = "units") -> Structure:
       graph: What :func:`trace_units` found. Its parameters and those that are
         pruned are matched by the ends of their paths, so a graph of a Linen
         module's variables serves for ``variables["params"]``.
+      where: Which pools: a regular expression that is searched in each ``path[axis]``
+        that a pool's units are parts of, or a function of a :class:`Pool`. Others
+        keep all units. None: all pools. Static.
       round_to: Pools keep a multiple of it (rounded up), or all. Static.
       by: ``"units"``, ``"parameters"`` or ``"multiply_adds"``: what a sparsity
         is a fraction of. Static; multiply-adds are those at the shapes of the
@@ -59,8 +70,8 @@ def units(graph: Graph, round_to: int = 1, by: str = "units") -> Structure:
 
     Raises:
       ValueError: Here if ``graph`` is none, ``round_to`` is no positive integer, ``by`` is
-        unknown or nothing can be removed; when used, if parameters are not
-        those of the graph.
+        unknown, nothing can be removed or ``where`` selects no pool; when used, if
+        parameters are not those of the graph, or the caller has a ``where`` too.
 
     References:
       Budgets of the compact model are what AMC asks for: He et al., `AutoML for
@@ -101,6 +112,8 @@ def units(graph: Graph, round_to: int = 1, by: str = "units") -> Structure:
         raise ValueError(
             "`units(graph)`: nothing can be removed:\n" + str(graph)
         )
+    if where is not None:
+        graph = _selected(graph, where)
     paths = ends(leaf.path for leaf in graph.leaves)
     total = 1 + max(int(pool.units.max()) for pool in graph.pools)
 
@@ -116,7 +129,7 @@ def units(graph: Graph, round_to: int = 1, by: str = "units") -> Structure:
             return None
         return i
 
-    def where(params: Tree) -> Tree:
+    def concerned(params: Tree) -> Tree:
         return rebuild(
             params,
             [
@@ -167,9 +180,54 @@ def units(graph: Graph, round_to: int = 1, by: str = "units") -> Structure:
     return Structure(
         to_units,
         to_masks,
-        where=where,
+        where=concerned,
         round_to=multiple,
         cost=None if by == "units" else fraction_left(graph, by),
+    )
+
+
+def _selected(graph: Graph, where: Any) -> Graph:
+    """The graph with the units of some pools alone."""
+    if not (isinstance(where, str) or callable(where)):
+        raise ValueError(
+            "`units(where=...)` must be a regular expression or a function of a "
+            f"pool, got {describe(where)}."
+        )
+    found = where
+    if isinstance(where, str):
+        try:
+            pattern = re.compile(where)
+        except re.error as error:
+            raise ValueError(
+                f"`units(where={where!r})` is no regular expression: {error}."
+            ) from None
+
+        def found(pool: Pool) -> bool:
+            names = (f"{path}[{axis}]" for path, axis in pool.axes)
+            return any(map(pattern.search, names))
+
+    pools = tuple(pool for pool in graph.pools if found(pool))
+    if not pools:
+        names = ", ".join(pool.name for pool in graph.pools)
+        raise ValueError(
+            f"`units(where={where!r})` selects no pool of: {names}."
+        )
+    some = np.zeros(
+        2 + max(int(x.max(initial=-1)) for leaf in graph.units for x in leaf),
+        bool,
+    )
+    for pool in pools:
+        some[pool.units] = True  # the last is no unit
+
+    def only(numbers: Any) -> Any:
+        return np.where(some[numbers], numbers, -1)
+
+    return graph._replace(
+        pools=pools,
+        units=tuple(tuple(map(only, leaf)) for leaf in graph.units),
+        products=tuple(
+            p._replace(axes=tuple(map(only, p.axes))) for p in graph.products
+        ),
     )
 
 
