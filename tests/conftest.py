@@ -25,7 +25,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
-def quick_compilation(request: pytest.FixtureRequest) -> Iterator[None]:
+def quick_compilation(request: pytest.FixtureRequest) -> Iterator[bool]:
     """Compiles with few optimisations, unless the test is slow or heavy.
 
     Half of the suite's time is compilation. For tests of semantics; those that
@@ -33,5 +33,5 @@ def quick_compilation(request: pytest.FixtureRequest) -> Iterator[None]:
     """
     quick = not any(map(request.node.get_closest_marker, ("slow", "heavy")))
     jax.config.update("jax_disable_most_optimizations", quick)
-    yield
+    yield quick
     jax.config.update("jax_disable_most_optimizations", False)

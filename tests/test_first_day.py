@@ -28,11 +28,12 @@ Run = Callable[..., tuple[dict[str, Any], str]]
 def run(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    quick_compilation: None,
+    quick_compilation: bool,
 ) -> Run:
     """Runs an example here; returns its variables and what it printed."""
     monkeypatch.syspath_prepend(ROOT / "examples")
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # of children
+    quick = str(int(quick_compilation))
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", quick)  # of children
 
     def run(name: str, *flags: str) -> tuple[dict[str, Any], str]:
         file = str(ROOT / "examples" / f"{name}.py")
@@ -198,14 +199,32 @@ def test_whole_example_prints_what_the_docs_show(name: str) -> None:
     assert heads(found.stdout) == heads(shown)
 
 
+def tables(printed: str) -> list[list[list[str]]]:
+    """The rows of each table, without its head."""
+    found: list[list[list[str]]] = []
+    for line in printed.splitlines():
+        if line.startswith("|---"):
+            found.append([])
+        elif found and line.startswith("|"):
+            found[-1].append([cell.strip() for cell in line.split("|")[1:-1]])
+        elif found and line:
+            raise AssertionError(line)
+    heads_of_next = [rows.pop() for rows in found[:-1]]
+    assert all("|".join(head) for head in heads_of_next)
+    return found
+
+
 @pytest.mark.slow
 def test_benchmark_of_the_training_step() -> None:
     command = [sys.executable, "examples/benchmarks/train_step.py"]
-    command += ["--rounds=1", "--steps=1", "--leaves=2"]
+    command += ["--rounds=1", "--steps=1", "--leaves=2", "--layers=1"]
     printed = subprocess.check_output(command, cwd=ROOT, text=True)
-    rows = [line.split("|")[1:-1] for line in printed.splitlines()[4:]]
-    assert len(rows) == 15
-    for case, step, *_, state, more in rows:
+    steps, compiled, cold = tables(printed)
+    assert [len(steps), len(compiled), len(cold)] == [15, 8, 4]
+    for _, _, seconds, ratio, _ in compiled:
+        assert float(seconds) > 0
+        assert float(ratio) > 0.5
+    for case, step, *_, state, more in steps:
         masked = step.strip().startswith(("keep_masks", "prune"))
         assert float(more) == masked, "a byte per weight"
         assert int(state.replace(",", "")) > (
@@ -240,10 +259,14 @@ def test_other_benchmarks(
     """Their tables have the rows that they should, with times in them."""
     command = [sys.executable, f"examples/benchmarks/{script}.py", *flags]
     printed = subprocess.check_output(command, cwd=ROOT, text=True)
-    rows = [line.split("|")[1:-1] for line in printed.splitlines()[4:]]
-    assert {row[0].strip() for row in rows} == first
-    times = [re.findall(r" (\d+\.\d+) ", "|".join(row)) for row in rows]
-    assert all(times)
+    rows, *more = tables(printed)
+    assert {row[0] for row in rows} == first
+    assert all(re.search(r"\|\d+\.\d+\|", "|".join(row)) for row in rows)
+    for row in more[0] if more else ():
+        passes = list(map(int, row[3].split(",")))
+        assert int(row[4]) == 4 * sum(passes)  # bytes of float32
+        assert passes[0] >= 1
+        assert passes[2] == 1
 
 
 @pytest.mark.slow

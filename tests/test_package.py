@@ -33,27 +33,18 @@ FAMILIES = [
 
 
 def test_import_is_light() -> None:
+    """It loads nothing that JAX and optax do not."""
     code = """
-import sys, time
-import jax, optax
-before = time.perf_counter()
+import sys, jax, optax
+before = set(sys.modules)
 import jprune
-took = time.perf_counter() - before
-heavy = {"flax", "chex", "sklearn", "matplotlib", "scipy.optimize", "tqdm"}
-print(sorted(heavy & set(sys.modules)), took)
+print(*{name.partition(".")[0] for name in set(sys.modules) - before})
 """
-    plain = "import sys, jax, optax; print(sorted(" + (
-        "{'flax', 'chex', 'sklearn', 'matplotlib', 'scipy.optimize', 'tqdm'}"
-        " & set(sys.modules)))"
-    )
-    with_jprune = subprocess.check_output(
-        [sys.executable, "-c", code], text=True
-    )
-    without = subprocess.check_output([sys.executable, "-c", plain], text=True)
-    loaded, took = re.fullmatch(r"(\[.*\]) (\S+)\n", with_jprune).groups()  # type: ignore[union-attr]
-    assert loaded == without.strip()
-    assert "flax" not in loaded
-    assert float(took) < 5  # the aim is .5; a busy machine decides no test
+    loaded = subprocess.check_output([sys.executable, "-c", code], text=True)
+    assert set(loaded.split()) - {"jax", "jaxlib"} <= {
+        "jprune",
+        *sys.stdlib_module_names,
+    }
 
 
 def rooms() -> dict[str, set[str]]:

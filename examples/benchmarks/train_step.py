@@ -196,6 +196,7 @@ def main() -> None:
     add("--steps", type=int, default=20, help="steps in a turn (20)")
     add("--leaves", type=int, default=500, help="of the wide tree (500)")
     add("--width", type=int, default=64, help="of its square kernels (64)")
+    add("--layers", type=int, default=12, help="of the transformer (12)")
     args = parser.parse_args()
     jax.config.update("jax_enable_compilation_cache", False)
     print(
@@ -219,7 +220,10 @@ def main() -> None:
         "\n| tree | update of | trace + compile, CPU s | x adamw "
         "| temporary memory, MB |\n|---|---|---|---|---|"
     )
-    report_compilation("146 leaves, 53M weights", transformer())
+    shapes = transformer(layers=args.layers)
+    weights = sum(x.size for x in jax.tree.leaves(shapes)) / 1e6
+    leaves = len(jax.tree.leaves(shapes))
+    report_compilation(f"{leaves} leaves, {weights:.0f}M weights", shapes)
     report_compilation(f"{args.leaves} leaves", jax.eval_shape(lambda: tree))
     print("\n| weights in three leaves | first find_masks, CPU s |\n|---|---|")
     report_cold()

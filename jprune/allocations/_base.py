@@ -1,4 +1,4 @@
-"""What they all are."""
+"""What an allocation is, and what it allocates."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,6 +21,9 @@ class Pools(NamedTuple):
     kept: Callable[[Any, np.ndarray], Any] | None
 
 
+Pools.__module__ = "jprune.allocations"  # where users find it
+
+
 class Allocation(NamedTuple):
     """How the units that stay are divided among pools.
 
@@ -38,3 +41,6 @@ class Allocation(NamedTuple):
 
     def __repr__(self) -> str:
         return show(self)
+
+
+Allocation.__module__ = "jprune.allocations"  # where users find it

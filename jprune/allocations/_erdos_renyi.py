@@ -1,4 +1,4 @@
-"""Erdos renyi."""
+"""Sparsities by the shape of a leaf."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""Global ranking."""
+"""One ranking of all units."""
 
 import math
 from fractions import Fraction

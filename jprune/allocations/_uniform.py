@@ -1,4 +1,4 @@
-"""Uniform."""
+"""The same sparsity for every pool."""
 
 from typing import Any
 

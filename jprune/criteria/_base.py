@@ -1,4 +1,4 @@
-"""What they all are."""
+"""What a criterion is."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -32,6 +32,9 @@ class Criterion(NamedTuple):
 
     def __repr__(self) -> str:
         return show(self)
+
+
+Criterion.__module__ = "jprune.criteria"  # where users find it
 
 
 def stateless(score: Callable[..., Tree], reads_grads: bool) -> Criterion:

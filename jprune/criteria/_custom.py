@@ -1,4 +1,4 @@
-"""Custom."""
+"""Criteria of one function."""
 
 import inspect
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Fisher."""
+"""The empirical Fisher information."""
 
 import jax.numpy as jnp
 

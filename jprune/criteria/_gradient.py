@@ -1,4 +1,4 @@
-"""Gradient."""
+"""The gradient of a step, alone or times the weight."""
 
 from collections.abc import Callable
 from typing import Any, Literal

@@ -1,4 +1,4 @@
-"""Magnitude."""
+"""The size of a weight."""
 
 from typing import Any
 

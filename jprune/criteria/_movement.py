@@ -1,4 +1,4 @@
-"""Movement."""
+"""Movement: weights that training moves away from zero."""
 
 import jax.numpy as jnp
 

@@ -1,4 +1,4 @@
-"""Random."""
+"""Chance."""
 
 from typing import Any
 

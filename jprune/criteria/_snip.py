@@ -1,4 +1,4 @@
-"""Snip."""
+"""SNIP: what a batch says before training."""
 
 from collections.abc import Callable
 from typing import Any

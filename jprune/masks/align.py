@@ -1,4 +1,4 @@
-"""Align."""
+"""Masks beside parameters: by path, broadcast, of a part."""
 
 from typing import Any
 

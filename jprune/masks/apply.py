@@ -1,4 +1,4 @@
-"""Apply."""
+"""Masked parameters."""
 
 import jax.numpy as jnp
 

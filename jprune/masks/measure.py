@@ -1,4 +1,4 @@
-"""Measure."""
+"""How much masks leave, and masks of what is 0."""
 
 import jax
 import jax.numpy as jnp

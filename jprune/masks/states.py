@@ -1,4 +1,4 @@
-"""States."""
+"""Masks in the state of an optimizer."""
 
 from collections.abc import Mapping
 from typing import Any

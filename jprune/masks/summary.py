@@ -1,4 +1,4 @@
-"""Summary."""
+"""A table of what masks leave."""
 
 from typing import Any, NamedTuple
 

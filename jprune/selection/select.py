@@ -1,4 +1,4 @@
-"""Select."""
+"""The best units of each pool, or of all."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""Top k."""
+"""The k best of a tree."""
 
 from typing import Any
 

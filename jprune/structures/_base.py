@@ -1,4 +1,4 @@
-"""What they all are."""
+"""What a structure is, and how axes make one."""
 
 import math
 import operator
@@ -54,6 +54,9 @@ class Structure(NamedTuple):
 
     def __repr__(self) -> str:
         return show(self)
+
+
+Structure.__module__ = "jprune.structures"  # where users find it
 
 
 Read = Callable[[Any, tuple[int, ...]], Layout]

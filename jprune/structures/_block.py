@@ -1,4 +1,4 @@
-"""Block."""
+"""Boxes of weights."""
 
 from collections.abc import Sequence
 

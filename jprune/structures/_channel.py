@@ -1,4 +1,4 @@
-"""Channel."""
+"""Whole channels of a leaf."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Fan in."""
+"""The same number of inputs for every output."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Group."""
+"""Outputs that share their inputs."""
 
 from jprune._core.calls import recorded
 from jprune._core.layout import (

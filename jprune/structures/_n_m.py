@@ -1,4 +1,4 @@
-"""N m."""
+"""N of M consecutive inputs."""
 
 from typing import Any
 

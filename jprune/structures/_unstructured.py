@@ -1,4 +1,4 @@
-"""Unstructured."""
+"""Single weights."""
 
 from typing import Any
 
