@@ -10,6 +10,7 @@ author = "The jprune authors"
 copyright = "2026, the jprune authors"
 version = release = jprune.__version__
 
+myst_heading_anchors = 2
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",

@@ -31,7 +31,10 @@ LONG = {
     "digits_validation": ["--validate", "--seeds=4"],
     "distill": [],
     "compact": [],
-    "benchmarks/selection": [f"--plot={IMAGES}/selection.png"],
+    "benchmarks/selection": [
+        *("--sizes", "1e6", "1e7"),
+        f"--plot={IMAGES}/selection.png",
+    ],
 }
 SCRIPTS = {"digits_validation": "digits_sparse_training"}  # of another name
 

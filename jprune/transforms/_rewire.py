@@ -289,8 +289,9 @@ def rigl(
     Args:
       inner: The optimizer, whole.
       sparsity: The fraction of units that is pruned.
-      drop, fraction, every, start, stop, replace_step, structure, allocation, where,
-        key: As in :func:`rewire`; ``stop`` or ``fraction`` is needed.
+      drop, fraction, every, start, stop: As in :func:`rewire`; ``stop`` or
+        ``fraction`` is needed.
+      replace_step, structure, allocation, where, key: As in :func:`rewire`.
 
     Returns:
       ``rewire(inner, sparsity, grow=gradient(), ...)``.
@@ -340,8 +341,9 @@ def sparse_evolution(
     Args:
       inner: The optimizer, whole.
       sparsity: The fraction of units that is pruned.
-      drop, fraction, every, start, stop, replace_step, structure, allocation, where,
-        key: As in :func:`rewire`; ``stop`` or ``fraction`` is needed.
+      drop, fraction, every, start, stop: As in :func:`rewire`; ``stop`` or
+        ``fraction`` is needed.
+      replace_step, structure, allocation, where, key: As in :func:`rewire`.
 
     Returns:
       ``rewire(inner, sparsity, grow=random(), ...)``.
