@@ -10,7 +10,7 @@ import pytest
 SCRIPT = Path(__file__).parents[1] / "examples/benchmarks/accuracy.py"
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_every_cell_is_an_accuracy() -> None:
     printed = subprocess.check_output(
         [sys.executable, SCRIPT, "--quick"], text=True

@@ -123,12 +123,16 @@ def test_as_few_units_go_as_leave_little_enough(name, by, graph, params):
     assert getattr(found.compact, by) == cost_of(kept(once), by)
 
 
+MARKS: Any = {
+    (False, False): (),
+    (False, True): pytest.mark.slow,
+    (True, True): pytest.mark.heavy,
+}
+
+
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(n, marks=pytest.mark.slow if n in SLOW else ())
-        for n in MODELS
-    ],
+    [pytest.param(n, marks=MARKS[n == "resnet18", n in SLOW]) for n in MODELS],
 )
 def test_what_is_left_is_what_the_report_counts(name):
     model, params, args = MODELS[name]()

@@ -235,7 +235,7 @@ def test_distill_quick(examples: Any, capsys: Any) -> None:
     assert "points" in out
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_digits_quick_runs_every_method(
     monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
