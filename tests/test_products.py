@@ -92,6 +92,18 @@ def remembered(p: Any, x: Any) -> Any:
     return jax.checkpoint(jax.jit(lambda x: jax.nn.relu(x @ p["w"])))(x)
 
 
+def one_output(p: Any, x: Any) -> Any:
+    """A cut of one output is an output, and no layer."""
+    return x @ p["w"][:, :3], x @ p["w"][:, 3:]
+
+
+def one_layer(p: Any, x: Any) -> Any:
+    """A layer cut out, and its axis taken away by a reshape."""
+    for i in range(3):
+        x = x @ jax.lax.slice_in_dim(p["w"], i, i + 1).reshape(8, 8)
+    return x
+
+
 ALL: dict[str, tuple[Any, Any, Any, list[Any]]] = {
     "dense": (linear, shapes(w=(8, 4)), X, [("w", (0,), (1,), (), 1)]),
     "out_in": (
@@ -131,6 +143,18 @@ ALL: dict[str, tuple[Any, Any, Any, list[Any]]] = {
         shapes(into=(8, 4), again=(4, 4)),
         jnp.ones((6, 8)),
         [("again", (0,), (1,), (), 6), ("into", (0,), (1,), (), 6)],
+    ),
+    "one output": (
+        lambda p, x: jnp.concatenate(one_output(p, x), -1),
+        shapes(w=(8, 4)),
+        X,
+        [("w", (0,), (1,), (), 1)],
+    ),
+    "one layer": (
+        one_layer,
+        shapes(w=(3, 8, 8)),
+        X,
+        [("w", (1,), (2,), (0,), 1)],
     ),
     "indexed": (indexed, shapes(w=(3, 8, 8)), X, [("w", (1,), (2,), (0,), 1)]),
     # One input for all members: each makes outputs of its own.
@@ -189,6 +213,7 @@ LINEAR = set(ALL) - {
     "recurrent",
     "indexed",
     "tied",
+    "one layer",
 }
 
 

@@ -161,7 +161,7 @@ def split_axes(x: jax.Array, layout: Layout, fill: float = 0.0) -> jax.Array:
 def join_axes(
     x: jax.Array, layout: Layout, shape: tuple[int, ...]
 ) -> jax.Array:
-    """The inverse of :func:`split`, for a leaf of some shape."""
+    """The inverse of :func:`split_axes`, for a leaf of some shape."""
     pools, *dims = layout.merged(shape)
     whole = [x.shape[i] * x.shape[i + 1] for i in range(1, x.ndim, 2)]
     x = x.reshape(pools, *whole)[:, *map(slice, dims)]

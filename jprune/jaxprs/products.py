@@ -277,7 +277,12 @@ def _reshape(
         return _other(walk, eqn, ins, times)
     axes: list[tuple[Part, ...]] = [()] * len(shape)
     for before, after in groups(old, shape):
+        if len(before) == len(after) == 1:
+            axes[after[0]] = x.axes[before[0]]
+            continue
+        # An axis of size 1 that goes is one of a stack.
         parts = [p for k in before for p in _filled(x.axes[k], old[k])]
+        parts = [part for part in parts if part[1] > 1]
         for k, taken in zip(
             after, _dealt(parts, [shape[k] for k in after]), strict=True
         ):
@@ -327,7 +332,7 @@ def _cut(x: View, old: Sequence[int], new: Sequence[int]) -> View:
             axes.append(parts)
             continue
         merged = tuple(sorted({k for part, _ in parts for k in part}))
-        axes.append(((merged, m),) if merged and m > 1 else ())
+        axes.append(((merged, m),) if merged else ())
     return x._replace(axes=tuple(axes))
 
 

@@ -128,7 +128,7 @@ def structure_of(
 
 
 def weights_last(layout: Layout) -> tuple[int, ...]:
-    """The axes of :func:`split`, those of units before those of weights."""
+    """The axes of :func:`~jprune._core.layout.split_axes`, those of units before those of weights."""
     return 0, *range(1, 2 * len(layout.tiles), 2), *of_weights(layout)
 
 
