@@ -143,6 +143,23 @@ def test_what_has_no_axes_is_refused() -> None:
         jprune.find_masks(params, 0.5, structure=structure)
     with pytest.raises(ValueError, match=r"'w'.*different axes"):
         jprune.find_masks({"w": params["w"]}, 0.5, structure=structure)
+    other = {"a": params["w"], "b": params["w"]}
+
+    def fn(p: Any, x: Any) -> Any:
+        return x @ p["a"] @ p["b"].T
+
+    products = jprune.trace_products(fn, other, jnp.ones((1, 8)))
+    structure = structures.fan_in(axes=products)
+    with pytest.raises(ValueError, match=r"'c'.*in no product"):
+        jprune.find_masks({"c": params["w"]}, 0.5, structure=structure)
+
+    def twice(p: Any, x: Any) -> Any:
+        return x @ p["a"] @ (p["a"] * 2) @ p["b"]
+
+    products = jprune.trace_products(twice, other, jnp.ones((1, 8)))
+    structure = structures.fan_in(axes=products)
+    with pytest.raises(ValueError, match=r"'a'.*multiplied after mul"):
+        jprune.find_masks(other, 0.5, structure=structure)
     with pytest.raises(ValueError, match=r"axes=\.\.\., in_axis=.*one of both"):
         structures.n_m(2, 4, axes=products, in_axis=0)
     with pytest.raises(ValueError, match=r"axes=\.\.\..*trace_products"):

@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jprune._core.describe import describe
+from jprune._core.ends import ends, partner
 from jprune._core.products import Products
 from jprune._core.trees import path_name
 
@@ -121,27 +122,25 @@ def _multiplied(
     call: str, path: Any, products: Products
 ) -> dict[str, tuple[int, ...]]:
     """The axes of one leaf, as it is multiplied."""
-    name = path_name(path)
-    found = {use[1:4] for use in products.uses if ends_alike(use.path, name)}
-    if len(found) == 1:
+    known = list(
+        dict.fromkeys([*(use.path for use in products.uses), *products.missed])
+    )
+    i = partner(path, ends(known))
+    own = None if i is None else known[i]
+    found = {use[1:4] for use in products.uses if use.path == own}
+    if own in products.missed:
+        why = products.missed[own]
+    elif len(found) == 1:
         ((inner, outer, batch),) = found
         return {"in_axis": inner, "out_axis": outer, "batch_axis": batch}
-    if found:
+    elif found:
         why = "it is multiplied along different axes in several places"
     else:
-        missed = (w for p, w in products.missed.items() if ends_alike(p, name))
-        why = next(missed, "it is in no product")
+        why = "it is in no product"
     raise ValueError(
-        f"`{call}(axes=...)`: {name!r} has no axes of its own: {why}; "
-        "`where=` can leave the leaf out."
+        f"`{call}(axes=...)`: {path_name(path)!r} has no axes of its own: {why}; "
+        "`where=` can leave the leaf out, `in_axis=` and `out_axis=` say its axes."
     )
-
-
-def ends_alike(path: str, name: str) -> bool:
-    """Whether one is the end of the other: ``params/w`` and ``w``."""
-    a, b = path.split("/"), name.split("/")
-    few = min(len(a), len(b))
-    return a[-few:] == b[-few:]
 
 
 def split_axes(x: jax.Array, layout: Layout, fill: float = 0.0) -> jax.Array:

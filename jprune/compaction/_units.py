@@ -12,11 +12,11 @@ from jax.sharding import PartitionSpec
 
 from jprune._core.calls import recorded
 from jprune._core.describe import describe
+from jprune._core.ends import ends, partner
 from jprune._core.layout import laid_out_like
 from jprune._core.trees import is_hole, leaves_with_path, path_name, rebuild
 from jprune._core.typing import Masks, Tree
 from jprune.compaction._costs import COSTS, fraction_left
-from jprune.compaction._paths import ends, partner
 from jprune.compaction.graph.pools import Graph, Pool
 from jprune.structures import Structure
 

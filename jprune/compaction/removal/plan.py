@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jax.tree_util import KeyPath, SequenceKey
 
+from jprune._core.ends import ends, partner
 from jprune._core.trees import (
     is_hole,
     leaves_with_path,
@@ -18,7 +19,6 @@ from jprune._core.trees import (
     unique_names,
 )
 from jprune._core.typing import Masks, Tree
-from jprune.compaction._paths import ends, partner
 from jprune.compaction.graph.constants import Array
 
 Kept = tuple[tuple[int, ...], ...] | None
