@@ -1,5 +1,6 @@
 """Dead units removed: the same function, proved and measured in float64."""
 
+import json
 import tracemalloc
 
 import chex
@@ -642,7 +643,8 @@ REFUSED = {
         lambda p: jprune.compact(fine, p, X).fn({"w": p["w"]}, X),
         r"takes 4 parameters, got 1",
     ),
-    "no list": (lambda p: Plan.from_json("{}"), "no plan, got '{}'"),
+    "no leaves": (lambda p: Plan.from_json("{}"), "no plan, got '{}'"),
+    "a number": (lambda p: Plan.from_json("3"), "no plan, got '3'"),
     "no text": (lambda p: Plan.from_json(3), "no plan, got 3"),  # type: ignore[arg-type]
     "no position": (
         lambda p: Plan.from_json(
@@ -952,8 +954,9 @@ def test_plan_says_what_had_to_stay_and_why():
         ("w", 0): (1, "axis 1 of array 0 of the arguments"),
         ("w", 1): (2, "dot_general: it adds to a sum"),
     }
-    again = Plan.from_json(small.plan.to_json())
-    assert again.leaves == small.plan.leaves
+    assert Plan.from_json(small.plan.to_json()) == small.plan
+    leaves = json.dumps([leaf._asdict() for leaf in small.plan.leaves])
+    assert Plan.from_json(leaves).leaves == small.plan.leaves  # of version 0.1
 
 
 def test_layers_of_a_stack_stay_alike_and_the_plan_says_so():

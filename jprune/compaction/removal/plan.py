@@ -53,13 +53,13 @@ class Left(NamedTuple):
 class Plan(NamedTuple):
     """What is kept of every parameter: plain data, as JSON if need be.
 
-    ``leaves`` is all that is needed to cut parameters, and what JSON holds. The rest
-    says what :func:`compact` found: ``left`` what is 0 and had to stay, and why;
-    ``sizes`` how many units each pool has now (one layer of a stack), by its name.
+    ``leaves`` is all that is needed to cut parameters. The rest says what
+    :func:`compact` found: ``left`` what is 0 and had to stay, and why; ``sizes`` how
+    many units each pool has now (one layer of a stack), by its name.
 
     >>> import jprune
     >>> plan = jprune.compaction.Plan.from_json(
-    ...     '[{"path": "w", "shape": [2, 3], "kept": [null, [[0, 2]]]}]')
+    ...     '{"leaves": [{"path": "w", "shape": [2, 3], "kept": [null, [[0, 2]]]}]}')
     >>> import jax.numpy as jnp
     >>> plan.apply({"w": jnp.arange(6).reshape(2, 3)})["w"].tolist()
     [[0, 2], [3, 5]]
@@ -71,21 +71,31 @@ class Plan(NamedTuple):
 
     def to_json(self) -> str:
         """The plan as text."""
-        return json.dumps([leaf._asdict() for leaf in self.leaves])
+        return json.dumps(
+            {
+                "leaves": [leaf._asdict() for leaf in self.leaves],
+                "left": [left._asdict() for left in self.left],
+                "sizes": self.sizes,
+            }
+        )
 
     @classmethod
     def from_json(cls, text: str) -> "Plan":
-        """The plan that :meth:`to_json` wrote.
+        """The plan that :meth:`to_json` wrote (0.1 wrote the list of leaves alone).
 
         Raises:
           ValueError: The text is no plan.
         """
         try:
             data = json.loads(text)
-            if not isinstance(data, list):
-                raise ValueError("it is no list")
-            return cls(tuple(map(_leaf_of, data)))
-        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(data, list):
+                data = {"leaves": data}
+            return cls(
+                tuple(map(_leaf_of, data["leaves"])),
+                tuple(Left(**left) for left in data.get("left", ())),
+                {str(k): int(n) for k, n in data.get("sizes", {}).items()},
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 "`Plan.from_json(text)`: no plan, got "
                 f"{repr(text)[:80]}: {error!r}."
