@@ -1,6 +1,7 @@
-"""A program's parameters as it sees them."""
+"""A program gone through, and its parameters as it sees them."""
 
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -12,7 +13,9 @@ from jprune._core.trees import (
     unique_names,
 )
 from jprune._core.typing import Tree
-from jprune.jaxprs.versions import abstract_array
+from jprune.jaxprs.versions import abstract_array, is_literal, opened
+
+V = TypeVar("V")
 
 
 class Leaf(NamedTuple):
@@ -44,3 +47,32 @@ def abstract(tree: Tree) -> Tree:
     return jax.tree.map(
         lambda x: abstract_array(x) if hasattr(x, "dtype") else x, tree
     )
+
+
+def interpret(
+    program: Any,
+    inputs: Sequence[V],
+    constant: Callable[[Any], V],
+    equation: Callable[[Any, list[V]], list[V]],
+) -> list[V]:
+    """The outputs of a program whose values are whatever ``equation`` makes.
+
+    Args:
+      program: A jaxpr, closed or open; constants come before other inputs.
+      inputs: The values of its inputs.
+      constant: From an array that stands in the program to a value.
+      equation: From an equation and the values of its inputs to those of its
+        outputs.
+    """
+    jaxpr, consts = opened(program)
+    names = [*jaxpr.constvars, *jaxpr.invars]
+    given = [*map(constant, consts), *inputs]
+    env: dict[Any, V] = dict(zip(names, given, strict=True))
+
+    def read(atom: Any) -> V:
+        return constant(atom.val) if is_literal(atom) else env[atom]
+
+    for eqn in jaxpr.eqns:
+        outs = equation(eqn, [read(atom) for atom in eqn.invars])
+        env.update(zip(eqn.outvars, outs, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]

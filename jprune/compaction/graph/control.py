@@ -7,15 +7,9 @@ import numpy as np
 
 from jprune.compaction.graph.constants import Array, Known, nothing
 from jprune.compaction.graph.walk import Value, Walk, rule
-from jprune.jaxprs.versions import CALLS, held, read_cond, read_scan, read_while
+from jprune.jaxprs.versions import read_cond, read_scan, read_while
 
 MANY = 512  # layers at most that are walked one by one
-
-
-@rule(*CALLS)
-def call(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
-    """As if it stood here."""
-    return walk.closed(held(eqn), ins)
 
 
 @rule("cond")

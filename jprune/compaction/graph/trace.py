@@ -8,10 +8,10 @@ import numpy as np
 from jprune._core.typing import Tree
 from jprune.compaction.graph import constants as constants
 from jprune.compaction.graph import control as control
-from jprune.compaction.graph import elementwise as elementwise
-from jprune.compaction.graph import joins as joins
-from jprune.compaction.graph import positions as positions
-from jprune.compaction.graph import sums as sums
+from jprune.compaction.graph import conv as conv
+from jprune.compaction.graph import exact as exact
+from jprune.compaction.graph import moves as moves
+from jprune.compaction.graph import reshape as reshape
 from jprune.compaction.graph.constants import Array, Known
 from jprune.compaction.graph.ids import Ids
 from jprune.compaction.graph.walk import (

@@ -1,7 +1,8 @@
 """A walk over a jaxpr: which positions are one unit, and what is constant.
 
-Rules for primitives are in the modules beside; each takes the walk, the equation
-and its inputs. A primitive without a rule freezes what it reads.
+What a primitive does to axes its record says (:mod:`jprune.jaxprs.records`); the
+modules beside read records, and hold rules where a record is not enough. A primitive
+with neither freezes what it reads.
 """
 
 from collections import Counter
@@ -13,7 +14,9 @@ import numpy as np
 
 from jprune.compaction.graph.constants import Array, Known, constant, nothing
 from jprune.compaction.graph.ids import Ids
-from jprune.jaxprs.versions import CALLS, is_literal, opened
+from jprune.jaxprs.primitives import record_of
+from jprune.jaxprs.program import interpret
+from jprune.jaxprs.versions import CALLS, held
 
 Lead = tuple[int, ...]
 
@@ -54,9 +57,11 @@ class Multiplication:
 
 
 Rule = Callable[["Walk", Any, list[Value]], list[Value]]
-RULES: dict[str, Rule] = {}
+RULES: dict[str, Rule] = {}  # of primitives that need more than a record
+Driver = Callable[["Walk", Any, list[Value], Any], list[Value]]
+DRIVERS: dict[type, Driver] = {}  # of the kinds of records
 VIEWS = {"reshape", "broadcast_in_dim", "convert_element_type", "squeeze"}
-_STACKED = {"scan", "convert_element_type", *CALLS}
+_STACKED = {"scan", "convert_element_type"}
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:
@@ -78,32 +83,23 @@ class Walk:
         self.uses: Counter[tuple[int, Lead]] = Counter()
         self.products: list[Multiplication] = []
 
-    def run(self, jaxpr: Any, inputs: list[Value]) -> list[Value]:
-        """The outputs of an open jaxpr; its constants come first."""
-        names = [*jaxpr.constvars, *jaxpr.invars]
-        env: dict[Any, Value] = dict(zip(names, inputs, strict=True))
+    def closed(self, program: Any, inputs: list[Value]) -> list[Value]:
+        """The outputs of a program."""
+        return interpret(program, inputs, fixed_value, self._equation)
 
-        def read(atom: Any) -> Value:
-            if is_literal(atom):
-                return free(constant(atom.val), np.shape(atom.val))
-            return env[atom]
-
-        for eqn in jaxpr.eqns:
-            name = eqn.primitive.name
-            ins = [read(atom) for atom in eqn.invars]
-            if name not in _STACKED:
-                ins = [self.unstack(value) for value in ins]
-            if name not in CALLS:
-                self.consume(ins, leaves=name not in VIEWS and name != "scan")
-            outs = RULES.get(name, unknown)(self, eqn, ins)
-            env.update(zip(eqn.outvars, outs, strict=True))
-        return [read(atom) for atom in jaxpr.outvars]
-
-    def closed(self, closed: Any, inputs: list[Value]) -> list[Value]:
-        """The outputs of a closed jaxpr."""
-        jaxpr, consts = opened(closed)
-        first = [free(constant(_host(c)), np.shape(c)) for c in consts]
-        return self.run(jaxpr, first + inputs)
+    def _equation(self, eqn: Any, ins: list[Value]) -> list[Value]:
+        name = eqn.primitive.name
+        if name in CALLS:  # as if it stood here
+            return self.closed(held(eqn), ins)
+        if name not in _STACKED:
+            ins = [self.unstack(value) for value in ins]
+        self.consume(ins, leaves=name not in VIEWS and name != "scan")
+        if name in RULES:
+            return RULES[name](self, eqn, ins)
+        record = record_of(eqn)
+        if record is None:
+            return unknown(self, eqn, ins)
+        return DRIVERS[type(record)](self, eqn, ins, record)
 
     def consume(self, values: list[Value], leaves: bool = True) -> None:
         """Counts uses: a bias that is used twice can't take a constant."""
@@ -177,6 +173,14 @@ def free(known: Known, shape: tuple[int, ...]) -> Value:
     return Value(tuple(shape), (None,) * len(shape), known)
 
 
+def fixed_value(x: Any) -> Value:
+    """A constant of the program."""
+    try:
+        return free(constant(np.asarray(x)), np.shape(x))
+    except TypeError:  # random keys: shapes are all that is needed
+        return free(constant(np.ones(np.shape(x), np.uint8)), np.shape(x))
+
+
 def unknown(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
     """No rule: nothing that is read may go, nothing is known of the result."""
     why = f"{eqn.primitive.name}: not understood"
@@ -190,10 +194,3 @@ def opaque(walk: Walk, aval: Any, why: str) -> Value:
     shape = getattr(aval, "shape", ())
     known = nothing(len(shape), getattr(aval, "dtype", np.uint8))
     return Value(shape, walk.fixed(shape, why), known)
-
-
-def _host(value: Any) -> Any:
-    try:
-        return np.asarray(value)
-    except TypeError:  # random keys: shapes are all that is needed
-        return np.ones(np.shape(value), np.uint8)

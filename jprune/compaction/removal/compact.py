@@ -18,9 +18,11 @@ from jprune.compaction._certificate import Certificate, measure
 from jprune.compaction.graph.constants import Array, Stored
 from jprune.compaction.graph.pools import pools_of, traced
 from jprune.compaction.graph.trace import Trace
+from jprune.compaction.removal import axes as axes
 from jprune.compaction.removal import control as control
-from jprune.compaction.removal import joins as joins
-from jprune.compaction.removal import rules as rules
+from jprune.compaction.removal import conv as conv
+from jprune.compaction.removal import moves as moves
+from jprune.compaction.removal import reshape as reshape
 from jprune.compaction.removal.dead_units import find_dead, left_over
 from jprune.compaction.removal.plan import LeafPlan, Plan, cut, in_jax, kept_of
 from jprune.compaction.removal.rewrite import (
@@ -294,8 +296,8 @@ def check(trace: Trace, plan: Plan) -> None:
 
 def _pairs(trace: Trace, gone: list[list[Array | None]]) -> Any:
     """Units of each axis, and which of its positions are gone."""
-    for axes, places in zip(trace.units, gone, strict=True):
-        for units, here in zip(axes, places, strict=True):
+    for leaf, places in zip(trace.units, gone, strict=True):
+        for units, here in zip(leaf, places, strict=True):
             if here is not None:
                 shape = units.shape[:-1]
                 here = np.broadcast_to(

@@ -1,20 +1,22 @@
 """The same program on fewer positions.
 
 Every value knows its dense shape and which positions of each axis are left. An
-operation on what is smaller is the dense one with its shapes adapted; where a
-dense operand meets a smaller one, it is sliced.
+operation on what is smaller is the dense one with its shapes adapted, as its record
+says (:mod:`jprune.jaxprs.records`); where a dense operand meets a smaller one, it is
+sliced.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
 
 from jprune.compaction.graph.constants import Array
-from jprune.jaxprs.versions import evaluate, is_literal, opened
+from jprune.jaxprs.primitives import record_of
+from jprune.jaxprs.program import interpret
+from jprune.jaxprs.versions import evaluate
 
 # [layers or 1, n] bool, the positions that are left; None: all.
 Mask: TypeAlias = Array | None
@@ -83,7 +85,9 @@ class Unsupported(ValueError):
 
 
 Rule = Callable[["Rewrite", Any, list[Small]], list[Small]]
-RULES: dict[str, Rule] = {}
+RULES: dict[str, Rule] = {}  # of primitives that need more than a record
+Driver = Callable[["Rewrite", Any, list[Small], Any], list[Small]]
+DRIVERS: dict[type, Driver] = {}  # of the kinds of records
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:
@@ -102,26 +106,18 @@ class Rewrite:
 
     layer: Any = None
 
-    def run(self, jaxpr: Any, inputs: list[Small]) -> list[Small]:
-        """The outputs of an open jaxpr; its constants come first."""
-        names = [*jaxpr.constvars, *jaxpr.invars]
-        env: dict[Any, Small] = dict(zip(names, inputs, strict=True))
+    def closed(self, program: Any, inputs: list[Small]) -> list[Small]:
+        """The outputs of a program."""
+        return interpret(program, inputs, dense, self._equation)
 
-        def read(atom: Any) -> Small:
-            if is_literal(atom):
-                return dense(atom.val)
-            return env[atom]
-
-        for eqn in jaxpr.eqns:
-            ins = [read(atom) for atom in eqn.invars]
-            fn = RULES.get(eqn.primitive.name, as_it_is)
-            env.update(zip(eqn.outvars, fn(self, eqn, ins), strict=True))
-        return [read(atom) for atom in jaxpr.outvars]
-
-    def closed(self, closed: Any, inputs: list[Small]) -> list[Small]:
-        """The outputs of a closed jaxpr."""
-        jaxpr, consts = opened(closed)
-        return self.run(jaxpr, [*map(dense, consts), *inputs])
+    def _equation(self, eqn: Any, ins: list[Small]) -> list[Small]:
+        name = eqn.primitive.name
+        if name in RULES:
+            return RULES[name](self, eqn, ins)
+        record = record_of(eqn)
+        if record is None:
+            return as_it_is(self, eqn, ins)
+        return DRIVERS[type(record)](self, eqn, ins, record)
 
     def places(self, mask: Array) -> Any:
         """The positions that are left, counted in the dense axis."""
@@ -174,14 +170,16 @@ def as_it_is(rewrite: Rewrite, eqn: Any, ins: list[Small]) -> list[Small]:
     """No rule: only for what is dense."""
     del rewrite  # nothing is sliced
     if not is_dense(ins):
-        raise Unsupported(f"{eqn.primitive.name} of what has been made smaller")
+        refuse(eqn)
     return list(map(dense, evaluate(eqn, [v.full() for v in ins])))
 
 
-def whole(rewrite: Rewrite, eqn: Any, x: Small, axes: Any) -> None:
-    """Refuses what needs all positions of an axis."""
-    if any(x.masks[axis] is not None for axis in axes):
-        as_it_is(rewrite, eqn, [x])
+def refuse(eqn: Any, why: str = "") -> NoReturn:
+    """The equation can't be carried out on what is left."""
+    name = eqn.primitive.name
+    raise Unsupported(
+        f"{name} of what has been made smaller{why and ': '}{why}"
+    )
 
 
 def product(masks: Sequence[Mask], shape: Sequence[int]) -> Array:
@@ -204,8 +202,3 @@ def factors(left: Array) -> list[Mask]:
     ):
         raise Unsupported("what is left is no product of axes")
     return [tidy(mask) for mask in masks]
-
-
-def count(sizes: Sequence[int]) -> int:
-    """How many entries there are."""
-    return math.prod(sizes)
