@@ -583,7 +583,7 @@ def test_what_cannot_be_rewritten_stays(monkeypatch):
         h = jnp.tanh(x @ params["w"]) @ params["v"]
         return jnp.sin(h @ params["w"][:3]) @ params["v"]
 
-    monkeypatch.delitem(rewrite.RULES, "tanh")
+    monkeypatch.setitem(rewrite.RULES, "tanh", rewrite.as_it_is)
     params = kill(perceptron())
     small = jprune.compact(fn, params, X)
     assert relative(small.certify(X)) < 1e-12

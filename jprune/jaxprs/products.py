@@ -10,13 +10,13 @@ import jax
 from jprune._core.products import Products, Use
 from jprune._core.typing import Tree
 from jprune.jaxprs.checks import bound, check_call
-from jprune.jaxprs.program import Leaf, abstract, leaves_of
+from jprune.jaxprs.primitives import record_of
+from jprune.jaxprs.program import Leaf, abstract, interpret, leaves_of
+from jprune.jaxprs.records import PRODUCT, VIEW, Axes, Moves
 from jprune.jaxprs.shapes import groups
 from jprune.jaxprs.versions import (
     CALLS,
     held,
-    is_literal,
-    opened,
     read_cond,
     read_scan,
     read_while,
@@ -127,28 +127,16 @@ class _Walk:
                     missed[leaf.path] = f"read by {names}" if by else "not used"
         return Products(tuple(uses), missed)
 
-    def run(
-        self, jaxpr: Any, inputs: Sequence[Value], times: int
+    def closed(
+        self, program: Any, inputs: Sequence[Value], times: int
     ) -> list[Value]:
-        """The outputs of an open jaxpr that is carried out so many times."""
-        names = [*jaxpr.constvars, *jaxpr.invars]
-        if len(inputs) < len(names):
-            inputs = [*[CONSTANT] * (len(names) - len(inputs)), *inputs]
-        env = dict(zip(names, inputs, strict=True))
+        """The outputs of a program that is carried out so many times."""
 
-        def value(atom: Any) -> Value:
-            return CONSTANT if is_literal(atom) else env[atom]
+        def equation(eqn: Any, ins: list[Value]) -> list[Value]:
+            rule = _RULES.get(eqn.primitive.name, _by_record)
+            return rule(self, eqn, ins, times)
 
-        for eqn in jaxpr.eqns:
-            ins = [value(atom) for atom in eqn.invars]
-            rule = _RULES.get(eqn.primitive.name, _other)
-            outs = rule(self, eqn, ins, times)
-            env.update(zip(eqn.outvars, outs, strict=True))
-        return [value(atom) for atom in jaxpr.outvars]
-
-    def closed(self, program: Any, inputs: Sequence[Value], times: int) -> Any:
-        """The outputs of a program whose constants may stand in front."""
-        return self.run(opened(program)[0], inputs, times)
+        return interpret(program, inputs, lambda x: CONSTANT, equation)
 
     def use(
         self, view: View, over: Any, out: Any, batch: Any, times: int
@@ -223,46 +211,58 @@ def _same(walk: _Walk, eqn: Any, ins: list[Value], times: int) -> list[Value]:
     return ins
 
 
-@_rule("transpose")
-def _transpose(
+def _by_record(
     walk: _Walk, eqn: Any, ins: list[Value], times: int
 ) -> list[Value]:
-    (x,), order = ins, eqn.params["permutation"]
-    if not isinstance(x, View):
-        return ins
-    return [x._replace(axes=tuple(x.axes[k] for k in order))]
+    """Products are uses; what is moved stays a view."""
+    x, record = ins[0] if ins else INPUT, record_of(eqn)
+    if isinstance(record, Axes):
+        if record.form == PRODUCT:
+            return _product(walk, eqn, ins, record, times)
+        if record.form == VIEW and isinstance(x, View):
+            axes = (x.axes[p[0][1]] if p else () for p in record.outs[0])
+            return [x._replace(axes=tuple(axes))]
+    if isinstance(record, Moves) and len(ins) == 1 and isinstance(x, View):
+        return _parts(eqn, x, record)
+    return _other(walk, eqn, ins, times)
 
 
-@_rule("rev")
-def _rev(walk: _Walk, eqn: Any, ins: list[Value], times: int) -> list[Value]:
-    return ins if isinstance(ins[0], View) else _other(walk, eqn, ins, times)
+def _parts(eqn: Any, x: View, moves: Moves) -> list[Value]:
+    """Some positions of a view."""
+    outs: list[Value] = []
+    old, lost = eqn.invars[0].aval.shape, moves.dropped
+    for taken in moves.outs:
+        new = [len(taken.get(k, range(n))) for k, n in enumerate(old)]
+        one = _cut(x, old, new)
+        kept = (axis for k, axis in enumerate(one.axes) if k != lost)
+        outs.append(one._replace(axes=tuple(kept)))
+    return outs
 
 
-@_rule("squeeze")
-def _squeeze(
-    walk: _Walk, eqn: Any, ins: list[Value], times: int
+def _product(
+    walk: _Walk, eqn: Any, ins: list[Value], axes: Axes, times: int
 ) -> list[Value]:
-    (x,), gone = ins, eqn.params["dimensions"]
-    if not isinstance(x, View):
-        return ins
-    kept = walk.rest(x, gone)
-    return [x._replace(axes=tuple(x.axes[k] for k in kept))]
-
-
-@_rule("broadcast_in_dim")
-def _broadcast(
-    walk: _Walk, eqn: Any, ins: list[Value], times: int
-) -> list[Value]:
-    x, to = ins[0], eqn.params["broadcast_dimensions"]
-    if not isinstance(x, View):
+    """An axis is contracted, makes outputs, or goes with one of the inputs."""
+    if all(x is not INPUT for x in ins[:2]):  # of parameters alone
         return _other(walk, eqn, ins, times)
-    shape = eqn.outvars[0].aval.shape
-    old = eqn.invars[0].aval.shape
-    axes: list[tuple[Part, ...]] = [()] * len(shape)
-    for k, axis in enumerate(to):
-        if old[k] == shape[axis]:
-            axes[axis] = x.axes[k]
-    return [x._replace(axes=tuple(axes))]
+    outs = [places for places in axes.outs[0] if places]
+    for i, x in enumerate(ins[:2]):
+        if walk.multiplied(x):
+            assert isinstance(x, View)
+            over = [k for p in axes.summed for j, k in p if j == i]
+            out = [k for p in outs for j, k in p if j == i and len(p) == 1]
+            rest = walk.rest(x, over, out)
+            if eqn.primitive.name == "conv_general_dilated":
+                rest = []  # windows
+            walk.use(x, over, out, rest, times)
+    return [INPUT]
+
+
+@_rule("conv_general_dilated")
+def _conv(walk: _Walk, eqn: Any, ins: list[Value], times: int) -> list[Value]:
+    """A parameter is the kernel, and not what it goes over."""
+    rule = _by_record if ins[0] is INPUT else _other
+    return rule(walk, eqn, ins, times)
 
 
 @_rule("reshape")
@@ -317,7 +317,7 @@ def _dealt(
         yield tuple(taken)
 
 
-@_rule("slice", "dynamic_slice")
+@_rule("dynamic_slice")
 def _slice(walk: _Walk, eqn: Any, ins: list[Value], times: int) -> list[Value]:
     x, shape = ins[0], eqn.outvars[0].aval.shape
     if not isinstance(x, View):
@@ -334,14 +334,6 @@ def _cut(x: View, old: Sequence[int], new: Sequence[int]) -> View:
         merged = tuple(sorted({k for part, _ in parts for k in part}))
         axes.append(((merged, m),) if merged else ())
     return x._replace(axes=tuple(axes))
-
-
-@_rule("split")
-def _split(walk: _Walk, eqn: Any, ins: list[Value], times: int) -> list[Value]:
-    (x,), outs = ins, [var.aval.shape for var in eqn.outvars]
-    if not isinstance(x, View):
-        return _other(walk, eqn, ins, times)
-    return [_cut(x, eqn.invars[0].aval.shape, shape) for shape in outs]
 
 
 @_rule("gather")
@@ -361,55 +353,9 @@ def _gather(walk: _Walk, eqn: Any, ins: list[Value], times: int) -> list[Value]:
     return [x._replace(axes=tuple(axes))]
 
 
-@_rule("dot_general")
-def _dot(walk: _Walk, eqn: Any, ins: list[Value], times: int) -> list[Value]:
-    over, batch = eqn.params["dimension_numbers"]
-    return _product(walk, eqn, ins, over, batch, times)
-
-
-def _product(
-    walk: _Walk,
-    eqn: Any,
-    ins: list[Value],
-    over: Any,
-    batch: Any,
-    times: int,
-) -> list[Value]:
-    sides = list(zip(ins[:2], over, batch, strict=True))
-    if all(x is not INPUT for x in ins[:2]):  # of parameters alone
-        return _other(walk, eqn, ins, times)
-    for x, contracted, alike in sides:
-        if walk.multiplied(x):
-            assert isinstance(x, View)
-            rest = walk.rest(x, contracted, alike)
-            walk.use(x, contracted, rest, alike, times)
-    return [INPUT]
-
-
-@_rule("ragged_dot_general")
-def _ragged(walk: _Walk, eqn: Any, ins: list[Value], times: int) -> list[Value]:
-    p = eqn.params["ragged_dot_dimension_numbers"]
-    over, (left, right) = p.dot_dimension_numbers
-    groups_of = tuple(p.rhs_group_dimensions)
-    return _product(walk, eqn, ins, over, (left, (*right, *groups_of)), times)
-
-
-@_rule("conv_general_dilated")
-def _conv(walk: _Walk, eqn: Any, ins: list[Value], times: int) -> list[Value]:
-    x, kernel = ins
-    if x is not INPUT:
-        return _other(walk, eqn, ins, times)
-    if walk.multiplied(kernel):
-        assert isinstance(kernel, View)
-        out, over, *_ = eqn.params["dimension_numbers"].rhs_spec
-        walk.use(kernel, [over], [out], [], times)
-    return [INPUT]
-
-
 @_rule(*CALLS)
 def _call(walk: _Walk, eqn: Any, ins: list[Value], times: int) -> list[Value]:
-    outs: list[Value] = walk.closed(held(eqn), ins, times)
-    return outs
+    return walk.closed(held(eqn), ins, times)
 
 
 @_rule("scan")
