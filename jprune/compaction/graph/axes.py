@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable
-from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +15,7 @@ from jprune.compaction.graph.walk import (
     Walk,
 )
 from jprune.jaxprs.records import PRODUCT, VIEW, Axes, Places
+from jprune.jaxprs.shapes import entries
 
 
 class Aligned(NamedTuple):
@@ -49,7 +49,7 @@ def by_axes(walk: Walk, eqn: Any, ins: list[Value], axes: Axes) -> list[Value]:
 
     def ids_of(places: Places | None, size: int) -> Array | None:
         if places is None:
-            return walk.ids.new(size, axes.why)
+            return walk.new(size, axes.why)
         return joined(places)
 
     found = Aligned(
@@ -93,8 +93,8 @@ def _multiplication(
     eqn: Any, ins: list[Value], axes: Axes, found: Aligned
 ) -> Multiplication:
     """All that are carried out; of one matrix of several the fullest counts."""
-    over = prod(ins[i].shape[k] for ((i, k), *_) in axes.summed)
-    whole = prod(eqn.outvars[0].aval.shape) * over
+    over = [ins[i].shape[k] for ((i, k), *_) in axes.summed]
+    whole = entries((*eqn.outvars[0].aval.shape, *over))
     some = ~ins[1].known.zero
     rest = tuple(k for k in range(some.ndim) if (1, k) not in axes.whole)
     share = some.mean(rest).max(initial=0)

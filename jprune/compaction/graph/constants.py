@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jprune.jaxprs.shapes import is_number
 from jprune.jaxprs.versions import bind
 
 _BLOCK = 2**20  # entries that are converted at a time
@@ -55,7 +56,8 @@ class Known:
         """The same with some axes at their true size."""
         full = list(self.shape)
         for axis in axes:
-            full[axis] = shape[axis]
+            if is_number(shape[axis]):  # along a symbol nothing varies
+                full[axis] = shape[axis]
         if tuple(full) == self.shape:
             return self
         return self.map(lambda x: np.broadcast_to(x, full))
@@ -276,6 +278,8 @@ def total(
 ) -> Known:
     """The sum along ``axes``, which it removes."""
     axes = tuple(axes)
+    if not all(is_number(shape[axis]) for axis in axes):
+        return zeros(known.zero.all(axis=axes), dtype)
     times = math.prod(
         shape[axis] // known.shape[axis] for axis in axes if known.shape[axis]
     )

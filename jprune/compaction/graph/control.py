@@ -1,13 +1,16 @@
 """Rules of equations that hold other programs."""
 
+import itertools
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from jprune.compaction.graph.constants import Array, Known, nothing
+from jprune.compaction.graph.constants import Known, nothing
 from jprune.compaction.graph.walk import Value, Walk, rule
-from jprune.jaxprs.versions import read_cond, read_scan, read_while
+from jprune.jaxprs.shapes import entries, is_number
+from jprune.jaxprs.versions import Scan, read_cond, read_scan, read_while
 
 MANY = 512  # layers at most that are walked one by one
 
@@ -65,16 +68,17 @@ def scan(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
     for x in stacks:
         walk.freeze("scan over the axis", x.ids[0])
     length = loop.length
-    alike = length > MANY or not any(map(_differs, stacks))
-    if alike and length > 1:  # no leaf is one layer's
+    alike = (
+        not is_number(length) or length > MANY or not any(map(_differs, stacks))
+    )
+    if alike and length != 1:  # no leaf is one layer's
         walk.consume(stacks)
         stacks = list(map(_plain, stacks))
     kept: list[list[Value]] = []
-    layers = range(length)
-    for layer in reversed(layers) if loop.reverse else layers:
-        entries = [_layer(x, layer, alike) for x in stacks]
+    for layer in _layers(loop):
+        entry_of = [_layer(x, layer, alike) for x in stacks]
         start = len(walk.products)
-        outs = walk.closed(loop.body, fixed + carry + entries)
+        outs = walk.closed(loop.body, fixed + carry + entry_of)
         walk.consume(outs)
         after, entry = loop.outputs(outs)
         kept.append(entry)
@@ -86,7 +90,7 @@ def scan(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
         carry = [replace(v, known=k) for v, k in zip(carry, now, strict=True)]
         if alike and all(map(_equal, before, now)):
             for product in walk.products[start:]:
-                product.times *= length
+                product.times *= entries([length])
             break
         if alike:
             del walk.products[start:]
@@ -105,6 +109,14 @@ def scan(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
             for v in eqn.outvars[len(outs) :]
         ]
     return outs
+
+
+def _layers(loop: Scan) -> Iterable[int]:
+    """In their order; of a symbolic length as many as are asked for."""
+    if not is_number(loop.length):
+        return itertools.count()
+    layers = range(loop.length)
+    return reversed(layers) if loop.reverse else layers
 
 
 def _empty(var: Any) -> Known:
@@ -142,8 +154,8 @@ def _plain(value: Value) -> Value:
 def _carried(walk: Walk, why: str, value: Value) -> Value:
     """What enters a loop, with ids for every axis."""
     value = _plain(walk.unstack(value))
-    ids: list[Array] = [
-        walk.ids.new(n) if s is None else s
+    ids = [
+        walk.new(n) if s is None else s
         for n, s in zip(value.shape, value.ids, strict=True)
     ]
     return replace(value, ids=tuple(ids))

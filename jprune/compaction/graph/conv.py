@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import numpy as np
-
 from jprune.compaction.graph import constants as constants
 from jprune.compaction.graph.constants import Array, Known
 from jprune.compaction.graph.walk import (
@@ -13,6 +11,7 @@ from jprune.compaction.graph.walk import (
     rule,
     unknown,
 )
+from jprune.jaxprs.shapes import entries
 
 
 @rule("conv_general_dilated")
@@ -63,7 +62,7 @@ def conv(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
     known = constants.matmul(line, window, nonzero, aval.dtype)
     sizes = [1] * len(aval.shape)
     sizes[out[1]] = features
-    times = int(np.prod(aval.shape, dtype=np.int64)) // max(features, 1)
+    times = entries(aval.shape) // max(features, 1)
     counted = some.sum((0, 3)) * ~line.zero[:, 0]
     whole, left = times * some.size, times * int(counted.sum())
     walk.products.append(Multiplication(whole, left, axes))

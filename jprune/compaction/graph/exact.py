@@ -16,6 +16,7 @@ from jprune.compaction.graph.walk import (
     free,
 )
 from jprune.jaxprs.primitives.pointwise import ELEMENTWISE, PLACEMENT
+from jprune.jaxprs.shapes import entries, is_number
 
 
 @exact(*ELEMENTWISE)
@@ -59,6 +60,8 @@ def iota(walk: Walk, eqn: Any, ins: list[Value], found: Aligned) -> list[Value]:
     """Counts along one axis."""
     del walk, ins, found
     aval, axis = eqn.outvars[0].aval, eqn.params["dimension"]
+    if not is_number(aval.shape[axis]):
+        return [free(nothing(len(aval.shape), aval.dtype), aval.shape)]
     shape = [1] * len(aval.shape)
     shape[axis] = aval.shape[axis]
     known = constants.constant(np.arange(shape[axis], dtype=aval.dtype))
@@ -91,6 +94,8 @@ def dot_general(
     (ids,), over = found
 
     left = a.known.spread([*over_a], a.shape)
+    if not all(is_number(a.shape[i]) for i in over_a):
+        left = constants.zeros(left.zero, left.dtype)  # how often is not known
     right = b.known.spread([*over_b], b.shape)
     for i, j in zip(batch_a, batch_b, strict=True):
         if left.shape[i] != right.shape[j]:
@@ -102,8 +107,7 @@ def dot_general(
     right = _matrix(right, batch_b, over_b, free_b)
     some_left, some_right = ~left.zero, ~right.zero
     known = constants.matmul(left, right, some_right, aval.dtype)
-    all_of = int(np.prod([a.shape[i] for i in over_a], dtype=np.int64))
-    all_of *= int(np.prod(aval.shape, dtype=np.int64))
+    all_of = entries((*aval.shape, *(a.shape[i] for i in over_a)))
     counted = some_left.sum(1) * some_right.sum(2)
     seen = left.shape[1] * some_right.size
     times = all_of // seen if seen else 0  # entries that stand for several

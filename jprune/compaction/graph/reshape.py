@@ -3,12 +3,12 @@
 from typing import Any
 
 from jprune.compaction.graph.axes import by_axes
-from jprune.compaction.graph.constants import Array
+from jprune.compaction.graph.constants import Array, along
 from jprune.compaction.graph.ids import merge
 from jprune.compaction.graph.moves import or_new
 from jprune.compaction.graph.walk import Value, Walk, rule, unknown
 from jprune.jaxprs.primitives.moves import reshape_of_nothing as record_of
-from jprune.jaxprs.shapes import groups
+from jprune.jaxprs.shapes import groups, is_number
 
 
 @rule("reshape")
@@ -22,16 +22,23 @@ def reshape(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
     ids: list[Array | None] = [None] * len(shape)
     known, sizes = x.known, [1] * len(shape)
     for old, new in groups(x.shape, shape):
-        real = [k for k in old if x.shape[k] > 1]
-        goal = [k for k in new if shape[k] > 1]
-        if len(old) != 1 or len(new) != 1:
-            for k in old:
-                if x.shape[k] == 1:
-                    walk.freeze("reshape: a size-1 axis", x.ids[k])
-        elif old and new:
+        if len(old) == len(new) == 1:
             ids[new[0]] = x.ids[old[0]]
             sizes[new[0]] = known.shape[old[0]]
             continue
+        if not all(map(is_number, (x.shape[k] for k in old))):
+            why = "reshape: together with an axis of symbolic size"
+            walk.freeze(why, *(x.ids[k] for k in old))
+            for k in new:
+                ids[k] = walk.new(shape[k], why)
+            if any(known.shape[k] > 1 for k in old):
+                known = along(known, old, known.dtype)
+            continue
+        real = [k for k in old if x.shape[k] > 1]
+        goal = [k for k in new if shape[k] > 1]
+        for k in old:
+            if x.shape[k] == 1:
+                walk.freeze("reshape: a size-1 axis", x.ids[k])
         if any(known.shape[k] > 1 for k in real):
             known = known.spread(real, x.shape)
             for k in goal:

@@ -21,6 +21,7 @@ from jprune.compaction.graph.walk import (
     Walk,
 )
 from jprune.jaxprs.program import Leaf, abstract, leaves_of
+from jprune.jaxprs.shapes import is_number
 from jprune.jaxprs.versions import (
     CALLS,
     held,
@@ -73,6 +74,8 @@ class Trace:
     def _argument(self, i: int, aval: Any) -> Value:
         ids = tuple(
             self.ids.new(n, f"axis {k} of array {i} of the arguments")
+            if is_number(n)
+            else None
             for k, n in enumerate(aval.shape)
         )
         return Value(

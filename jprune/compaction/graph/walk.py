@@ -16,6 +16,7 @@ from jprune.compaction.graph.constants import Array, Known, constant, nothing
 from jprune.compaction.graph.ids import Ids
 from jprune.jaxprs.primitives import record_of
 from jprune.jaxprs.program import interpret
+from jprune.jaxprs.shapes import is_number
 from jprune.jaxprs.versions import CALLS, held
 
 Lead = tuple[int, ...]
@@ -135,9 +136,15 @@ class Walk:
             if x is not None and x.size:
                 self.ids.freeze(x, why)
 
-    def fixed(self, shape: tuple[int, ...], why: str) -> tuple[Array, ...]:
+    def new(self, size: Any, why: str | None = None) -> Array | None:
+        """An axis; of a symbolic size it is never cut, and needs no ids."""
+        return self.ids.new(size, why) if is_number(size) else None
+
+    def fixed(
+        self, shape: tuple[int, ...], why: str
+    ) -> tuple[Array | None, ...]:
         """Axes that stay as they are."""
-        return tuple(self.ids.new(n, why) for n in shape)
+        return tuple(self.new(n, why) for n in shape)
 
     def sums(self) -> list[Site]:
         """The sums to which something is added."""

@@ -40,7 +40,7 @@ def by_axes(
     cut = [rewrite.cut(v, m) for v, m in zip(ins, masks, strict=True)]
     if axes.form == POINTWISE:
         # What varies nowhere along an axis still doesn't: it stays of size 1.
-        common = np.broadcast_shapes(*(np.shape(v.x) for v in cut))
+        common = _common([np.shape(v.x) for v in cut])
         xs = [_wide(v, common) for v in cut]
     else:
         xs = [v.full() for v in cut]
@@ -59,6 +59,16 @@ def by_axes(
 
 
 DRIVERS[Axes] = by_axes
+
+
+def _common(shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
+    """To what shapes broadcast; sizes may be symbols."""
+    rank = max(map(len, shapes), default=0)
+    full = [s for s in shapes if len(s) == rank]
+    return tuple(
+        next((n for n in sizes if n != 1), 1)
+        for sizes in zip(*full, strict=True)
+    )
 
 
 def _wide(value: Small, common: tuple[int, ...]) -> Any:

@@ -160,7 +160,7 @@ def random(eqn: Any) -> Axes:
     return Axes(_new(eqn), whole=whole, why=why)
 
 
-@record("iota", "empty", "empty2")
+@record("iota", "empty", "empty2", "dim_as_value")
 def new(eqn: Any) -> Axes:
     """It reads nothing."""
     return Axes(_new(eqn))
