@@ -62,7 +62,7 @@ def by_axes(walk: Walk, eqn: Any, ins: list[Value], axes: Axes) -> list[Value]:
     if name in EXACT:
         return EXACT[name](walk, eqn, ins, found)
     for places, ids in zip(axes.summed, found.summed, strict=True):
-        walk.sum(ids, _adds(ins, places), name)
+        walk.sum(ids, _adds(ins, places), name, ins)
     if axes.form == PRODUCT:
         walk.products.append(_multiplication(eqn, ins, axes, found))
     known = _moved if axes.form == VIEW else _zeros

@@ -73,7 +73,9 @@ def conv(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
 
     adds = (~line.zero[:, 0]) & nonzero.any(2)
     fixed = line.flags[:, 0] & window.flags.all(2)
-    site = walk.sum(inner, adds.any(0), why, fixed=fixed.all(0), terms=terms)
+    site = walk.sum(
+        inner, adds.any(0), why, ins, fixed=fixed.all(0), terms=terms
+    )
     ids: list[Array | None] = list(walk.fixed(aval.shape, f"{why}: positions"))
     ids[out[0]], ids[out[1]] = x.ids[lhs[0]], made
     known = known.map(lambda a: a.reshape(sizes))

@@ -1,5 +1,6 @@
 """What is known of sums and of arithmetic: constants, and what adds to a sum."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,42 @@ def elementwise(
             if x.site is not None and y.leaf is not None:
                 x.site.bias = (*y.leaf, y.known.shape)
     leaf = ins[0].leaf if name in VIEWS else None
-    return [Value(aval.shape, found.outs[0], known, leaf)]
+    out = Value(aval.shape, found.outs[0], known, leaf)
+    return [replace(out, cause=_cause(name, ins, out))]
+
+
+def _cause(name: str, ins: list[Value], out: Value) -> str:
+    """Why there is no 0 where operands had some: said where a sum meets it."""
+    lost = [
+        axis
+        for v in ins
+        if len(v.shape) == len(out.shape)
+        for axis, size in enumerate(v.known.shape)
+        if size > 1 and _lost(v.known.zero, out.known.zero, axis)
+    ]
+    if not lost:
+        return ""
+    if out.known.flags.any():
+        return f"`{name}` puts a constant of the program there"
+    if name == "sub" and any(map(_same_everywhere, ins, [out] * len(ins))):
+        return (
+            "`sub` takes one number from all positions there, as x - mean(x) "
+            "in a variance of two passes"
+        )
+    return f"`{name}` makes it other than 0"
+
+
+def _lost(before: Array, after: Array, axis: int) -> bool:
+    """Whether something was 0 all along a position, and is no more."""
+    rest = tuple(k for k in range(before.ndim) if k != axis)
+    was = before.all(rest)
+    return bool((was & ~after.all(rest)).any() and not was.all())
+
+
+def _same_everywhere(x: Value, out: Value) -> bool:
+    """Whether it repeats along an axis of units."""
+    axes = zip(x.ids, out.ids, strict=bool(x.shape))
+    return any(a is None and b is not None for a, b in axes)
 
 
 def _plain(aval: Any, ins: list[Value]) -> bool:
@@ -77,7 +113,7 @@ def reduce_sum(
     aval, entries = eqn.outvars[0].aval, ~x.known.zero
     for axis, ids in zip(axes, found.summed, strict=True):
         rest = tuple(k for k in range(len(x.shape)) if k != axis)
-        walk.sum(ids, entries.any(rest), "reduce_sum")
+        walk.sum(ids, entries.any(rest), "reduce_sum", ins)
     known = constants.total(x.known, axes, x.shape, aval.dtype)
     return [Value(aval.shape, found.outs[0], known)]
 
@@ -130,6 +166,7 @@ def dot_general(
             ),
             (some_left.any(1) & some_right.any(2)).any(0),
             "dot_general",
+            ins,
             fixed=left.flags.all((0, 1)) & right.flags.all((0, 2)),
             terms=terms,
         )

@@ -112,6 +112,8 @@ def traced(fn: Any, params: Tree, args: tuple[Any, ...]) -> Trace:
         for site in trace.walk(trace.zeroed(dead)).sums():
             units = trace.touched(site, site.adds)
             why = f"{site.why}: what is removed would add to a sum"
+            if site.cause:
+                why = f"{why}, since {site.cause}"
             trace.freeze(units[dead[units]], why)
     trace.number()
     return trace

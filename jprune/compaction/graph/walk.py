@@ -29,6 +29,7 @@ class Site:
     ids: Array  # [n, factors] of the positions that are summed
     adds: Array  # [n] bool: whether a position adds anything but 0
     why: str
+    cause: str = ""  # of what adds something where a unit is 0
     # For sums whose result is added to a bias alone:
     fixed: Array | None = None  # [n] bool: whether it adds a constant
     terms: Callable[[Array], Array] | None = None  # positions -> what they add
@@ -45,6 +46,7 @@ class Value:
     known: Known
     leaf: tuple[int, Lead] | None = None  # a view of this leaf and no more
     site: Site | None = None  # the sum that it is, and nothing added
+    cause: str = ""  # what made it other than 0 where units are 0
 
 
 @dataclass
@@ -96,11 +98,14 @@ class Walk:
             ins = [self.unstack(value) for value in ins]
         self.consume(ins, leaves=name not in VIEWS and name != "scan")
         if name in RULES:
-            return RULES[name](self, eqn, ins)
-        record = record_of(eqn)
-        if record is None:
-            return unknown(self, eqn, ins)
-        return DRIVERS[type(record)](self, eqn, ins, record)
+            outs = RULES[name](self, eqn, ins)
+        elif (record := record_of(eqn)) is None:
+            outs = unknown(self, eqn, ins)
+        else:
+            outs = DRIVERS[type(record)](self, eqn, ins, record)
+        causes = {v.cause: None for v in ins if v.cause}
+        first = next(iter(causes), "")
+        return [v if v.cause else replace(v, cause=first) for v in outs]
 
     def consume(self, values: list[Value], leaves: bool = True) -> None:
         """Counts uses: a bias that is used twice can't take a constant."""
@@ -159,11 +164,20 @@ class Walk:
         dearest: list[Multiplication] = max(programs, key=_total)
         self.products += dearest
 
-    def sum(self, ids: Array | None, adds: Array, why: str, **more: Any) -> Any:
+    def sum(
+        self,
+        ids: Array | None,
+        adds: Array,
+        why: str,
+        ins: list[Value],
+        **more: Any,
+    ) -> Site | None:
         """Registers a sum over an axis; the site, if units are concerned."""
         if ids is None:
             return None
-        site = Site(ids, np.broadcast_to(adds, len(ids)), why, **more)
+        adds = np.broadcast_to(adds, len(ids))
+        cause = next((v.cause for v in ins if v.cause), "")
+        site = Site(ids, adds, why, cause, **more)
         self.sites.append(site)
         return site
 
