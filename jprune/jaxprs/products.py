@@ -19,6 +19,7 @@ from jprune.jaxprs.versions import (
     held,
     read_cond,
     read_scan,
+    read_solve,
     read_while,
 )
 
@@ -356,6 +357,13 @@ def _gather(walk: _Walk, eqn: Any, ins: list[Value], times: int) -> list[Value]:
 @_rule(*CALLS)
 def _call(walk: _Walk, eqn: Any, ins: list[Value], times: int) -> list[Value]:
     return walk.closed(held(eqn), ins, times)
+
+
+@_rule("custom_linear_solve")
+def _solve(walk: _Walk, eqn: Any, ins: list[Value], times: int) -> list[Value]:
+    linear = read_solve(eqn)
+    _, fixed, _, right = linear.inputs(ins)
+    return walk.closed(linear.solve, fixed + right, times)
 
 
 @_rule("scan")

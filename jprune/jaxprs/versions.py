@@ -8,6 +8,7 @@ programs are closed there (their constants are a part of them), some are not in
 0.10; an abstract array of float64 warns in 0.12 while x64 is off.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -109,6 +110,40 @@ def read_while(eqn: Any) -> While:
     carry = len(eqn.outvars)
     of_test, of_body = (len(opened(p)[0].invars) - carry for p in (test, body))
     return While(test, body, of_test, of_body)
+
+
+class Solve(NamedTuple):
+    """A linear solve, and the constants that each of its programs reads first.
+
+    ``solve`` finds of what ``matvec`` makes the right side; ``transposed`` does for
+    the transpose, and may be None.
+    """
+
+    matvec: Any
+    solve: Any
+    transposed: Any
+    lengths: tuple[int, ...]  # of `vecmat` too, which nobody needs
+
+    def inputs(
+        self, values: Sequence[T]
+    ) -> tuple[list[T], list[T], list[T], list[T]]:
+        """The constants of the three programs, and the right side."""
+        ends = [0, *itertools.accumulate(self.lengths)]
+        matvec, _, solve, transposed = (
+            list(values[a:b]) for a, b in itertools.pairwise(ends)
+        )
+        return matvec, solve, transposed, list(values[ends[-1] :])
+
+
+def read_solve(eqn: Any) -> Solve:
+    """A ``custom_linear_solve``, whose programs and their constants go together."""
+    programs, lengths = eqn.params["jaxprs"], eqn.params["const_lengths"]
+    return Solve(
+        programs.matvec,
+        programs.solve,
+        programs.transpose_solve,
+        tuple(lengths),
+    )
 
 
 def read_cond(eqn: Any) -> Sequence[Any]:

@@ -10,7 +10,13 @@ import numpy as np
 from jprune.compaction.graph.constants import Known, nothing
 from jprune.compaction.graph.walk import Value, Walk, rule
 from jprune.jaxprs.shapes import entries, is_number
-from jprune.jaxprs.versions import Scan, read_cond, read_scan, read_while
+from jprune.jaxprs.versions import (
+    Scan,
+    read_cond,
+    read_scan,
+    read_solve,
+    read_while,
+)
 
 MANY = 512  # layers at most that are walked one by one
 
@@ -54,6 +60,17 @@ def while_(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
     outs = walk.closed(loop.body, [*map(_plain, fixed), *carry])
     _same(walk, "while", carry, outs)
     return carry
+
+
+@rule("custom_linear_solve")
+def solve(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
+    """What is found, and what a matrix makes of it: the right side again."""
+    linear = read_solve(eqn)
+    of_matvec, of_solve, _, right = linear.inputs([_plain(v) for v in ins])
+    outs = walk.closed(linear.solve, of_solve + right)
+    again = walk.closed(linear.matvec, of_matvec + outs)
+    _same(walk, "custom_linear_solve", right, again)
+    return outs
 
 
 @rule("scan")

@@ -31,6 +31,7 @@ from jprune.jaxprs.versions import (
     held,
     read_cond,
     read_scan,
+    read_solve,
     read_while,
 )
 
@@ -185,6 +186,43 @@ def while_(rewrite: Rewrite, eqn: Any, ins: list[Small]) -> list[Small]:
         return [v.x for v in _cut(rewrite, body(_put(carry, xs)), masks)]
 
     return _put(carry, lax.while_loop(going, step, [v.x for v in carry]))
+
+
+@rule("custom_linear_solve")
+def solve(rewrite: Rewrite, eqn: Any, ins: list[Small]) -> list[Small]:
+    """The same solver, and derivatives by the same matrix."""
+    if is_dense(ins):
+        return as_it_is(rewrite, eqn, ins)
+    linear = read_solve(eqn)
+    of_matvec, of_solve, of_transposed, right = linear.inputs(
+        [v.solid() for v in ins]
+    )
+
+    def found(right: list[Small]) -> list[Small]:
+        return rewrite.closed(linear.solve, of_solve + right)
+
+    right = _steady(rewrite, found, right)
+    masks = [v.masks for v in right]
+
+    def smaller(program: Any, first: list[Small]) -> Callable[[Any], Any]:
+        def run(xs: Sequence[Any]) -> Any:
+            outs = rewrite.closed(program, first + _put(right, xs))
+            return [v.x for v in _cut(rewrite, outs, masks)]
+
+        return run
+
+    solver = smaller(linear.solve, of_solve)
+    transposed = None
+    if linear.transposed is not None:
+        back = smaller(linear.transposed, of_transposed)
+        transposed = lambda _, xs: back(xs)
+    xs = lax.custom_linear_solve(
+        smaller(linear.matvec, of_matvec),
+        [v.x for v in right],
+        lambda _, xs: solver(xs),
+        transposed,
+    )
+    return _put(right, xs)
 
 
 @rule("scan")

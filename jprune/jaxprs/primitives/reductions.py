@@ -117,6 +117,46 @@ def reduce_window(eqn: Any) -> Axes:
     )
 
 
+@record("triangular_solve")
+def triangular_solve(eqn: Any) -> Axes:
+    """Columns (or rows, on the right) of the right side pass."""
+    a, b = shapes_of(eqn)
+    solved = len(b) - (2 if eqn.params["left_side"] else 1)
+    places: list[Places] = [((0, k), (1, k)) for k in range(len(b) - 2)]
+    places += [((1, k),) for k in (len(b) - 2, len(b) - 1)]
+    return Axes(
+        [places],
+        whole=[*whole_axes(0, range(len(a) - 2, len(a))), (1, solved)],
+        why="triangular_solve over the axis",
+        zero=[[1]],
+    )
+
+
+@record(
+    *("cholesky", "eig", "eigh", "geqrf", "householder_product", "lu", "qr"),
+    *("lu_pivots_to_permutation", "svd", "tridiagonal_solve"),
+)
+def matrices(eqn: Any) -> Axes:
+    """Matrices in the last axes; others are batches of them."""
+    shapes, name = shapes_of(eqn), eqn.primitive.name
+    vectors = name == "lu_pivots_to_permutation"
+    batch = len(shapes[0]) - (1 if vectors else 2)
+    if name == "tridiagonal_solve":
+        batch = len(shapes[0]) - 1
+    places: list[Places] = [
+        tuple((i, k) for i in range(len(shapes))) for k in range(batch)
+    ]
+    outs = [
+        (*places, *[None] * (len(v.aval.shape) - batch)) for v in eqn.outvars
+    ]
+    whole = [
+        (i, k)
+        for i, shape in enumerate(shapes)
+        for k in range(batch, len(shape))
+    ]
+    return Axes(outs, whole=whole, why=f"{name} over the axis")
+
+
 @record("fft")
 def fft(eqn: Any) -> Axes:
     """Every output reads the whole of the transformed axes."""
