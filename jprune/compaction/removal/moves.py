@@ -56,7 +56,8 @@ def _aligned(rewrite: Rewrite, parts: list[Small], own: Any) -> list[Small]:
     """Cut to what is left of all, but for axes along which they lie."""
     masks: list[Mask] = [None] * len(parts[0].shape)
     for v in parts:
-        masks = list(map(both, masks, v.masks))
+        for k, mask in enumerate(v.masks):
+            masks[k] = None if k in own else both(masks[k], mask)
     return [
         rewrite.cut(
             v, [v.masks[k] if k in own else m for k, m in enumerate(masks)]
