@@ -171,7 +171,7 @@ def elementwise(eqn: Any, known: list[Known], ndim: int, dtype: Any) -> Known:
         flags = flags & k.flags
     if name in ("mul", "and"):
         zero = known[0].zero | known[1].zero
-    elif name in ("div", "rem"):
+    elif name in ("div", "rem") and jnp.issubdtype(dtype, jnp.inexact):
         zero = known[0].zero  # 0/0 is not finite, and neither is the model then
     elif name == "select_n":
         flags, zero = _select(known, flags)

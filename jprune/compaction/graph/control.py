@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jprune.compaction.graph.constants import Known, nothing
-from jprune.compaction.graph.walk import Value, Walk, rule
+from jprune.compaction.graph.walk import Value, Walk, rule, unknown
 from jprune.jaxprs.shapes import entries, is_number
 from jprune.jaxprs.versions import (
     Scan,
@@ -77,6 +77,8 @@ def solve(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
 def scan(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
     """Layer by layer, so that each may have units of its own."""
     loop = read_scan(eqn)
+    if loop.length == 0:  # nothing would say what goes with the carry
+        return unknown(walk, eqn, ins)
     fixed, carry, stacks = loop.inputs(ins)
     # A carry is a use like any other; entries of a stack are used in the body.
     walk.consume([replace(v, site=None) for v in carry])
@@ -120,11 +122,6 @@ def scan(walk: Walk, eqn: Any, ins: list[Value]) -> list[Value]:
         shape = (length, *several[0].shape)
         known = nothing(len(shape), several[0].known.dtype)
         outs.append(Value(shape, (None, *ids), known))
-    if not kept:  # no layers
-        outs += [
-            Value(v.aval.shape, walk.fixed(v.aval.shape, "scan"), _empty(v))
-            for v in eqn.outvars[len(outs) :]
-        ]
     return outs
 
 
@@ -134,10 +131,6 @@ def _layers(loop: Scan) -> Iterable[int]:
         return itertools.count()
     layers = range(loop.length)
     return reversed(layers) if loop.reverse else layers
-
-
-def _empty(var: Any) -> Known:
-    return nothing(len(var.aval.shape), var.aval.dtype)
 
 
 def _differs(x: Value) -> bool:

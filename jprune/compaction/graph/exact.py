@@ -28,7 +28,7 @@ def elementwise(
     del walk
     name, aval = eqn.primitive.name, eqn.outvars[0].aval
     known = nothing(len(aval.shape), aval.dtype)
-    if name not in ("bitcast_convert_type", "name") and _plain(aval, ins):
+    if name != "name" and _plain(aval, ins):
         known = constants.elementwise(
             eqn, [v.known for v in ins], len(aval.shape), aval.dtype
         )
@@ -160,7 +160,9 @@ def dot_general(
         site = walk.sum(
             merge(
                 [
-                    np.zeros((a.shape[i], 1), int) if x is None else x
+                    np.zeros((entries([a.shape[i]]), 1), int)
+                    if x is None
+                    else x
                     for i, x in zip(over_a, over, strict=True)
                 ]
             ),

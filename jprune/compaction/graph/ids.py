@@ -173,10 +173,14 @@ def merge(parts: list[Array]) -> Array:
     wide = [
         np.broadcast_to(
             part.reshape(
-                *(1,) * k, len(part), *(1,) * (len(sizes) - k - 1), -1
+                *(1,) * k,
+                len(part),
+                *(1,) * (len(sizes) - k - 1),
+                part.shape[1],
             ),
             (*sizes, part.shape[1]),
         )
         for k, part in enumerate(parts)
     ]
-    return np.concatenate(wide, -1).reshape(int(np.prod(sizes)), -1)
+    whole = np.concatenate(wide, -1)
+    return whole.reshape(int(np.prod(sizes)), whole.shape[-1])

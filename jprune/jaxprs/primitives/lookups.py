@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
 from jax.lax import GatherScatterMode
 
 from jprune.jaxprs.records import (
@@ -75,7 +76,7 @@ def gather(eqn: Any) -> Axes:
         [outs],
         whole=[*whole_axes(0, chosen), (1, len(indices) - 1)],
         why="gather: the axis is looked up",
-        zero=[[0]],
+        zero=[[] if _fills(eqn) else [0]],
         params=params,
     )
 
@@ -128,6 +129,16 @@ def scatter(eqn: Any) -> Axes:
         why=f"{name}: positions are chosen at run time",
         zero=[[] if applied else [0, 2]],
     )
+
+
+def _fills(eqn: Any) -> bool:
+    """Whether what lies out of bounds is another number than 0 (or NaN)."""
+    value = eqn.params["fill_value"]
+    if eqn.params["mode"] != GatherScatterMode.FILL_OR_DROP:
+        return False
+    if value is None:  # NaN, or the least integer
+        return not jnp.issubdtype(eqn.outvars[0].aval.dtype, jnp.inexact)
+    return bool(value == value and value != 0)
 
 
 def _batching(numbers: Any, of_indices: Sequence[int]) -> dict[int, int]:

@@ -24,7 +24,6 @@ ELEMENTWISE = [
     "atanh",
     "bessel_i0e",
     "bessel_i1e",
-    "bitcast_convert_type",
     "cbrt",
     "ceil",
     "clamp",
@@ -136,6 +135,17 @@ def elementwise(eqn: Any) -> Axes:
         why=f"{name}: a size-1 axis broadcasts",
         form=POINTWISE,
     )
+
+
+@record("bitcast_convert_type")
+def bitcast(eqn: Any) -> Axes:
+    """Of another width numbers are made of several, or become several."""
+    (old,), new = shapes_of(eqn), eqn.outvars[0].aval.shape
+    outs: list[Places | None] = [((0, k),) for k in range(len(old))]
+    whole = [(0, k) for k in range(len(new), len(old))]
+    outs = [*outs, None][: len(new)]
+    why = "bitcast_convert_type: the parts of a number"
+    return Axes([outs], whole=whole, why=why)
 
 
 @record(*PLACEMENT)
