@@ -4,6 +4,7 @@ Values that are traced pass: they have no value yet.
 """
 
 import inspect
+import math
 import sys
 from typing import Any
 
@@ -13,7 +14,13 @@ import numpy as np
 
 from jprune._core.calls import is_recorded
 from jprune._core.describe import describe
-from jprune._core.trees import is_floating, is_hole, leaves_with_path, path_name
+from jprune._core.trees import (
+    is_bool,
+    is_floating,
+    is_hole,
+    leaves_with_path,
+    path_name,
+)
 from jprune._core.typing import Masks, Sparsity, Tree
 from jprune._core.varying import computed_now
 
@@ -151,42 +158,58 @@ def check_radius(call: str, radius: Any) -> Any:
     return radius
 
 
-def check_threshold(call: str, threshold: Any) -> Any:
+def check_not_negative(place: str, value: Any) -> Any:
     """A float >= 0 or a traced scalar."""
-    threshold = check_number(f"`{call}(threshold)`", threshold)
-    if isinstance(threshold, float) and not threshold >= 0.0:
+    number = check_number(place, value)
+    if isinstance(number, float) and not number >= 0.0:
+        raise ValueError(f"{place} must be a number >= 0, got {number}.")
+    return number
+
+
+def check_integer(
+    place: str,
+    value: Any,
+    least: int = 0,
+    most: float = math.inf,
+    *,
+    words: str = "",
+    static: bool = False,
+) -> Any:
+    """An int of some size or, unless ``static``, a traced integer scalar.
+
+    Args:
+      place: What is checked, as errors name it.
+      value: What was given; a float may be whole.
+      least: The smallest that is allowed.
+      most: The largest.
+      words: The range in an error's words; default: ``>= least``.
+      static: Whether a traced value is refused too.
+    """
+    traced = is_traced(value)
+    if traced and not (static or value.ndim):
+        fits = jnp.issubdtype(value.dtype, np.integer)
+    else:
+        number = check_number(place, value)
+        fits = not traced and least <= number <= most and number.is_integer()
+    if not fits:
         raise ValueError(
-            f"`{call}(threshold)` must be a number >= 0, got {threshold}."
+            f"{place} must be an integer {words or f'>= {least}'}, got "
+            f"{describe(value)}."
         )
-    return threshold
-
-
-def check_count(call: str, count: Any) -> Any:
-    """An int >= 0 or a traced integer scalar."""
-    if is_traced(count):
-        if count.ndim or not jnp.issubdtype(count.dtype, np.integer):
-            raise ValueError(
-                f"{call} must be an integer, got {describe(count)}."
-            )
-        return count
-    number = check_number(call, count)
-    if number < 0 or not number.is_integer():
-        raise ValueError(f"{call} must be an integer >= 0, got {count}.")
-    return int(number)
+    return value if traced else int(number)
 
 
 def check_every(
     call: str, every: Any, name: str = "every", least: int = 1
 ) -> Any:
-    """An int of some size at least, or a traced integer."""
-    number = check_number(f"`{call}({name}=...)`", every)
-    if is_traced(number):
-        return number
-    if number < least or not number.is_integer():
-        raise ValueError(
-            f"`{call}({name}=...)` must be an integer >= {least}, got {every}."
-        )
-    return int(number)
+    """An int of some size at least, or a traced scalar.
+
+    Which may be a float: ``inject_hyperparams`` knows no integers.
+    """
+    place = f"`{call}({name}=...)`"
+    if is_traced(every):
+        return check_number(place, every)
+    return check_integer(place, every, least)
 
 
 def check_member(call: str, name: str, value: Any, kind: type) -> None:
@@ -227,6 +250,13 @@ def check_params(call: str, params: Any) -> None:
         )
 
 
+def check_bool(place: str, mask: Any, hint: str = "") -> None:
+    """Refuses masks of numbers."""
+    if not is_bool(mask):
+        found = getattr(mask, "dtype", type(mask).__name__)
+        raise ValueError(f"{place} must be bool, got {found}.{hint}")
+
+
 def check_state(call: str, masks: Masks, chosen: Tree | None = None) -> None:
     """Refuses masks that are not those of the transform.
 
@@ -241,13 +271,13 @@ def check_state(call: str, masks: Masks, chosen: Tree | None = None) -> None:
     """
     held = leaves_with_path(masks)
     for path, mask in held:
-        dtype = getattr(mask, "dtype", np.bool_)
-        if not jnp.issubdtype(dtype, np.bool_):
-            raise ValueError(
-                f"`{call}`: the mask of {path_name(path)!r} in the state must be "
-                f"bool, got {dtype}. Wrappers that compute with the state of "
-                "what they wrap, `lookahead(reset_state=True)` and `sam`, go "
-                "inside: `optax.chain(optax.lookahead(...), jprune.prune(...))`."
+        if hasattr(mask, "dtype"):
+            check_bool(
+                f"`{call}`: the mask of {path_name(path)!r} in the state",
+                mask,
+                " Wrappers that compute with the state of what they wrap, "
+                "`lookahead(reset_state=True)` and `sam`, go inside: "
+                "`optax.chain(optax.lookahead(...), jprune.prune(...))`.",
             )
     if chosen is None:
         return

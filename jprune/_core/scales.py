@@ -30,6 +30,18 @@ def top_of(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     return jnp.max(jnp.abs(x), axes, keepdims=True, initial=0)
 
 
+def sum_of_squares(
+    x: jax.Array, axes: tuple[int, ...]
+) -> tuple[jax.Array, jax.Array]:
+    """That of ``x * scale`` along some axes, which stay with size 1, and ``scale``.
+
+    Each sum has a scale of its own: with one for all, what is 1e-19 of the largest
+    would be lost, as its squares are no floats.
+    """
+    scale = scale_of(top_of(x, axes))
+    return jnp.sum((x * scale) ** 2, axes, keepdims=True), scale
+
+
 def spread(x: jax.Array, scale: jax.Array) -> jax.Array:
     """``x * scale`` times one power of two for all, the largest that fits.
 

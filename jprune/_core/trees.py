@@ -87,6 +87,16 @@ def is_floating(leaf: Any) -> bool:
     return not np.zeros((), dtype).astype(np.float32)
 
 
+def is_bool(leaf: Any) -> bool:
+    """True for bool arrays and Python's bools."""
+    return isinstance(leaf, bool) or getattr(leaf, "dtype", None) == np.bool_
+
+
+def kept_only(mask: Any, x: Any) -> jax.Array:
+    """``x`` where ``mask``, and else 0: a product would leave NaN and inf."""
+    return jnp.where(mask, x, jnp.zeros_like(x))
+
+
 def at_least_float32(x: Any) -> jax.Array:
     """In float32 at least: small types underflow, overflow and round."""
     x = jnp.asarray(x)

@@ -15,6 +15,7 @@ from jprune._core.describe import describe
 from jprune._core.paths import align
 from jprune._core.trees import (
     is_array,
+    is_bool,
     is_floating,
     is_hole,
     leaves_with_path,
@@ -147,10 +148,7 @@ def _called(call: str, where: Callable[[Tree], Tree], params: Tree) -> Tree:
 
 
 def _is_bool(choice: Any) -> bool:
-    if isinstance(choice, bool):
-        return True
-    dtype = getattr(choice, "dtype", None)
-    return dtype == np.bool_ and not is_traced(choice) and np.ndim(choice) == 0
+    return is_bool(choice) and not is_traced(choice) and np.ndim(choice) == 0
 
 
 def _listed(

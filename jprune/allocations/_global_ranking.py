@@ -12,7 +12,7 @@ from jprune._core import counts as _counts
 from jprune._core.calls import recorded
 from jprune._core.checks import check_number
 from jprune._core.layout import rearrange
-from jprune._core.scales import scale_of, spread, top_of
+from jprune._core.scales import scale_of, spread, sum_of_squares, top_of
 from jprune._core.typing import Tree
 from jprune.allocations._base import Allocation, Pools
 
@@ -98,10 +98,8 @@ def _by_norm(x: jax.Array) -> jax.Array:
     """Each pool divided by its norm; what is not finite stays as it is."""
     axes = tuple(range(1, x.ndim))
     finite = jnp.where(jnp.isfinite(x), x, 0)
-    top = top_of(finite, axes)
-    scale = scale_of(top)
-    squares = jnp.sum((finite * scale) ** 2, axes, keepdims=True)
-    norm = jnp.sqrt(jnp.where(top > 0, squares, 1))
+    squares, scale = sum_of_squares(finite, axes)
+    norm = jnp.sqrt(jnp.where(squares > 0, squares, 1))
     return jnp.where(jnp.isfinite(x), spread(finite, scale) / norm, x)
 
 

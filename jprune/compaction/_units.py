@@ -1,6 +1,5 @@
 """Whole units as a structure: what is pruned can be removed."""
 
-import operator
 import re
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from jprune._core.calls import recorded
+from jprune._core.checks import check_integer
 from jprune._core.describe import describe
 from jprune._core.ends import ends, partner
 from jprune._core.layout import laid_out_like
@@ -99,15 +99,7 @@ def units(
             "`units(by=...)` must be 'units', 'parameters' or 'multiply_adds', "
             f"got {describe(by)}."
         )
-    try:
-        multiple = 0 if isinstance(round_to, bool) else operator.index(round_to)
-    except TypeError:
-        multiple = 0
-    if multiple < 1:
-        raise ValueError(
-            f"`units(round_to=...)` must be an integer >= 1, got "
-            f"{describe(round_to)}."
-        )
+    multiple = check_integer("`units(round_to=...)`", round_to, 1, static=True)
     if not graph.pools:
         raise ValueError(
             "`units(graph)`: nothing can be removed:\n" + str(graph)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jprune._core.checks import check_floating
+from jprune._core.checks import check_bool, check_floating
 from jprune._core.paths import align_part
 from jprune._core.trees import (
     is_hole,
@@ -41,16 +41,10 @@ def align_masks(
         if mask is not None:
             check_floating(call, path, leaf)
             place = f"{call}: the mask of {path_name(path)!r}"
-            _check_bool(place, mask)
+            check_bool(place, mask)
             mask = _with_axes(place, mask, np.shape(leaf))
         aligned.append(mask)
     return aligned
-
-
-def _check_bool(place: str, mask: Any) -> None:
-    found = getattr(mask, "dtype", type(mask).__name__)
-    if found != "bool":
-        raise ValueError(f"{place} must be bool, got {found}.")
 
 
 def _with_axes(place: str, mask: Any, wanted: tuple[int, ...]) -> Any:

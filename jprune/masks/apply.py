@@ -1,8 +1,7 @@
 """Masked parameters."""
 
-import jax.numpy as jnp
-
 from jprune._core.trees import (
+    kept_only,
     leaves_with_path,
     rebuild,
 )
@@ -38,7 +37,7 @@ def apply_masks(params: Tree, masks: Masks) -> Tree:
     """
     aligned = align_masks("`apply_masks(params, masks)`", params, masks)
     leaves = [
-        leaf if mask is None else jnp.where(mask, leaf, jnp.zeros_like(leaf))
+        leaf if mask is None else kept_only(mask, leaf)
         for (_, leaf), mask in zip(
             leaves_with_path(params), aligned, strict=True
         )

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jprune._core import counts as _counts
+from jprune._core.checks import check_bool
 from jprune._core.trees import (
     is_hole,
     is_nonzero,
@@ -13,7 +14,6 @@ from jprune._core.trees import (
 )
 from jprune._core.typing import Masks, Tree, Where
 from jprune._core.where import check_where, choose, not_pruned
-from jprune.masks.align import _check_bool
 
 
 def read_masks(params: Tree, where: Where = None) -> Masks:
@@ -67,7 +67,7 @@ def measure_sparsity(masks: Masks) -> jax.Array:
     for path, mask in leaves_with_path(masks):
         if is_hole(mask):
             continue
-        _check_bool(
+        check_bool(
             f"`measure_sparsity(masks)`: the mask of {path_name(path)!r}", mask
         )
         leaves.append(jnp.asarray(mask))

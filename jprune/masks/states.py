@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
 
 from jprune._core.checks import check_state
 from jprune._core.describe import describe
 from jprune._core.trees import (
+    is_bool,
     is_hole,
     unbox,
 )
@@ -73,8 +73,8 @@ def _was_state(node: Any) -> bool:
     """Whether it is one of which ``nnx.state`` or a checkpoint made a dict."""
     if not isinstance(node, Mapping) or "masks" not in node:
         return False
-    dtypes = [getattr(x, "dtype", 0) for x in jax.tree.leaves(node["masks"])]
-    return bool(dtypes) and all(dtype == np.bool_ for dtype in dtypes)
+    leaves = jax.tree.leaves(node["masks"])
+    return bool(leaves) and all(map(is_bool, leaves))
 
 
 def _merge(a: Masks, b: Masks) -> Masks:

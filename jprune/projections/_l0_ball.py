@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 
 from jprune._core.calls import recorded
-from jprune._core.checks import check_count, is_traced
+from jprune._core.checks import check_integer, is_traced
+from jprune._core.trees import kept_only
 from jprune._core.typing import Projection, Tree
 from jprune.selection import top_k_mask
 
@@ -43,7 +44,7 @@ def l0_ball(max_nonzero: int | jax.typing.ArrayLike) -> Projection:
     ...     {"a": jnp.array([3., -1.]), "b": jnp.array([-2.])})
     {'a': Array([3., 0.], dtype=float32), 'b': Array([-2.], dtype=float32)}
     """
-    wanted = check_count("`l0_ball(max_nonzero)`", max_nonzero)
+    wanted = check_integer("`l0_ball(max_nonzero)`", max_nonzero)
 
     def project(tree: Tree) -> Tree:
         leaves = [jnp.asarray(x) for x in jax.tree.leaves(tree)]
@@ -54,10 +55,7 @@ def l0_ball(max_nonzero: int | jax.typing.ArrayLike) -> Projection:
         kept = top_k_mask(scores, k)
         return jax.tree.unflatten(
             jax.tree.structure(tree),
-            [
-                jnp.where(mask, x, jnp.zeros_like(x))
-                for x, mask in zip(leaves, kept, strict=True)
-            ],
+            [kept_only(mask, x) for x, mask in zip(leaves, kept, strict=True)],
         )
 
     return project

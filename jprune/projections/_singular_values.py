@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jprune._core.calls import recorded
-from jprune._core.checks import check_radius, check_threshold
+from jprune._core.checks import check_not_negative, check_radius
 from jprune._core.scales import scale_of
 from jprune._core.trees import at_least_float32
 from jprune._core.typing import Projection, Scalar
@@ -113,7 +113,7 @@ def nuclear(
            [0., 0.]], dtype=float32)
     """
     call = "nuclear"
-    threshold = check_threshold(call, threshold)
+    threshold = check_not_negative(f"`{call}(threshold)`", threshold)
     return _of_matrices(
         call, lambda x: _shrunk(x, threshold), out_axis, batch_axis
     )

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from jprune._core.calls import recorded
-from jprune._core.checks import check_threshold
-from jprune._core.scales import scale_of
+from jprune._core.checks import check_not_negative
+from jprune._core.scales import sum_of_squares
 from jprune._core.trees import at_least_float32
 from jprune._core.typing import Projection, Scalar, Tree
 from jprune.projections._leaves import axes_of
@@ -51,7 +51,7 @@ def soft_threshold(threshold: Scalar) -> Projection:
     >>> jprune.projections.soft_threshold(1.)(jnp.array([3., -.5, -4.]))
     Array([ 2.,  0., -3.], dtype=float32)
     """
-    threshold = check_threshold("soft_threshold", threshold)
+    threshold = check_not_negative("`soft_threshold(threshold)`", threshold)
 
     def shrink(leaf: Any) -> jax.Array:
         x = at_least_float32(leaf)
@@ -110,17 +110,15 @@ def group_soft_threshold(
            [3.2, 0. ]], dtype=float32)
     """
     call = "group_soft_threshold"
-    threshold = check_threshold(call, threshold)
+    threshold = check_not_negative(f"`{call}(threshold)`", threshold)
 
     def shrink(path: Any, leaf: Any) -> jax.Array:
         x = at_least_float32(leaf)
         if not x.size:
             return jnp.asarray(leaf)
         axes = axes_of(call, path, x.ndim, out_axis, batch_axis).rows
-        largest = jnp.max(jnp.abs(x), axis=axes, keepdims=True)
-        scale = scale_of(largest)
-        squares = jnp.sum(jnp.square(x * scale), axis=axes, keepdims=True)
-        norm = jnp.sqrt(jnp.where(largest == 0, 1, squares))
+        squares, scale = sum_of_squares(x, axes)
+        norm = jnp.sqrt(jnp.where(squares == 0, 1, squares))
         lost = jnp.asarray(threshold, x.dtype) * scale / norm
         return (x * jnp.maximum(1 - lost, 0)).astype(jnp.result_type(leaf))
 

@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from jprune._core import counts as _counts
-from jprune._core.checks import check_floating, check_number, is_traced
+from jprune._core.checks import check_floating, check_integer, is_traced
 from jprune._core.counts import Count
-from jprune._core.describe import describe
 from jprune._core.trees import is_hole, leaves_with_path, rebuild
 from jprune._core.typing import Masks, Tree
 from jprune.selection.select import select
@@ -55,19 +54,14 @@ def top_k_mask(scores: Tree, k: jax.typing.ArrayLike) -> Masks:
 
 def _checked_k(k: Any, size: int) -> Count:
     """``k`` as a count; clipped if it is traced."""
-    if is_traced(k):
-        if k.ndim or not jnp.issubdtype(k.dtype, jnp.integer):
-            raise ValueError(
-                f"`top_k_mask(scores, k)`: k must be an integer scalar, got "
-                f"{describe(k)}."
-            )
-        wanted = _counts.count_of(jnp.maximum(k, 0))
-        most = _counts.count_of(size)
-        return _counts.where(_counts.less(most, wanted), most, wanted)
-    number = check_number("`top_k_mask(scores, k)`: k", k)
-    if not number.is_integer() or not 0 <= number <= size:
-        raise ValueError(
-            "`top_k_mask(scores, k)`: k must be an integer from 0 to "
-            f"{size}, the number of scores, got {k}."
-        )
-    return _counts.count_of(int(k))
+    k = check_integer(
+        "`top_k_mask(scores, k)`: k",
+        k,
+        most=size,
+        words=f"from 0 to {size}, the number of scores",
+    )
+    if not is_traced(k):
+        return _counts.count_of(k)
+    wanted = _counts.count_of(jnp.maximum(k, 0))
+    most = _counts.count_of(size)
+    return _counts.where(_counts.less(most, wanted), most, wanted)

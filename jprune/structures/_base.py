@@ -1,7 +1,6 @@
 """What a structure is, and how axes make one."""
 
 import math
-import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jprune._core.calls import show
-from jprune._core.describe import describe
 from jprune._core.layout import (
     Axes,
     Axis,
@@ -130,19 +128,6 @@ def structure_of(
 def weights_last(layout: Layout) -> tuple[int, ...]:
     """The axes of :func:`~jprune._core.layout.split_axes`, those of units before those of weights."""
     return 0, *range(1, 2 * len(layout.tiles), 2), *of_weights(layout)
-
-
-def check_size(call: str, name: str, size: Any, least: int = 1) -> int:
-    try:
-        number = operator.index(size)
-    except TypeError:
-        number = least - 1
-    if number < least or isinstance(size, bool):
-        raise ValueError(
-            f"`{call}({name})` must be an integer >= {least}, got "
-            f"{describe(size)}."
-        )
-    return number
 
 
 def tiles(

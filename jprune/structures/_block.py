@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 
 from jprune._core.calls import recorded
+from jprune._core.checks import check_integer
 from jprune._core.layout import (
     Axis,
     check_axes,
 )
 from jprune._core.products import Products
-from jprune.structures._base import Structure, check_size, tiles
+from jprune.structures._base import Structure, tiles
 
 
 @recorded
@@ -58,7 +59,9 @@ def block(
     sizes = tuple(shape) if isinstance(shape, Sequence) else (shape,)
     if not sizes:
         raise ValueError("`block(shape)` must not be empty.")
-    tile = tuple(check_size("block", "shape", size) for size in sizes)
+    tile = tuple(
+        check_integer("`block(shape)`", size, 1, static=True) for size in sizes
+    )
     placed = check_axes(
         "block", axes, in_axis=in_axis, out_axis=out_axis, batch_axis=batch_axis
     )

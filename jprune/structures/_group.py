@@ -1,12 +1,13 @@
 """Outputs that share their inputs."""
 
 from jprune._core.calls import recorded
+from jprune._core.checks import check_integer
 from jprune._core.layout import (
     Axis,
     check_axes,
 )
 from jprune._core.products import Products
-from jprune.structures._base import Structure, check_size, tiles
+from jprune.structures._base import Structure, tiles
 
 
 @recorded
@@ -51,7 +52,7 @@ def group(
     Array([[False, False,  True,  True],
            [ True,  True, False, False]], dtype=bool)
     """
-    size = check_size("group", "size", size)
+    size = check_integer("`group(size)`", size, 1, static=True)
     placed = check_axes(
         "group", axes, in_axis=in_axis, out_axis=out_axis, batch_axis=batch_axis
     )

@@ -6,6 +6,7 @@ import numpy as np
 
 from jprune._core import counts as _counts
 from jprune._core.calls import recorded
+from jprune._core.checks import check_integer
 from jprune._core.layout import (
     Axis,
     Layout,
@@ -14,7 +15,7 @@ from jprune._core.layout import (
 )
 from jprune._core.products import Products
 from jprune._core.trees import path_name
-from jprune.structures._base import Structure, check_size, structure_of
+from jprune.structures._base import Structure, structure_of
 
 
 @recorded
@@ -66,7 +67,8 @@ def n_m(
     >>> masks.T.tolist()
     [[False, False, True, True], [True, True, False, False]]
     """
-    n, m = check_size("n_m", "n", n, 0), check_size("n_m", "m", m)
+    n = check_integer("`n_m(n)`", n, static=True)
+    m = check_integer("`n_m(m)`", m, 1, static=True)
     if n > m:
         raise ValueError(f"`n_m(n, m)` needs n <= m, got n={n}, m={m}.")
     placed = check_axes(

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jprune._core.layout import Layout, members, split_axes
-from jprune._core.scales import scale_of, top_of
+from jprune._core.scales import sum_of_squares
 
 
 def of_weights(layout: Layout) -> tuple[int, ...]:
@@ -36,11 +36,8 @@ def _weights(
 
 def _l2(x: jax.Array, layout: Layout) -> jax.Array:
     x, axes = _weights(x, layout)
-    # Each unit has a scale of its own: one for all would lose units that are
-    # 1e-19 of the largest, as their squares are no floats.
-    scale = scale_of(top_of(x, axes))
-    squares = jnp.sum((x * scale) ** 2, axes)
-    return jnp.sqrt(squares) / jnp.squeeze(scale, axes)
+    squares, scale = sum_of_squares(x, axes)
+    return jnp.squeeze(jnp.sqrt(squares) / scale, axes)
 
 
 def _l1(x: jax.Array, layout: Layout) -> jax.Array:

@@ -22,7 +22,7 @@ from jprune._core.checks import (
 from jprune._core.describe import describe
 from jprune._core.paths import matched_to
 from jprune._core.seeds import key_maker
-from jprune._core.trees import is_hole
+from jprune._core.trees import is_hole, kept_only
 from jprune._core.typing import Masks, Scalar, Sparsity, Tree, Where
 from jprune._core.where import check_where
 from jprune.allocations import Allocation, uniform
@@ -407,7 +407,7 @@ def _masked(tree: Tree, masks: Masks) -> Tree:
     """Zero where a mask is False."""
 
     def leaf(mask: Any, x: Any) -> Any:
-        return x if is_hole(mask) else jnp.where(mask, x, jnp.zeros_like(x))
+        return x if is_hole(mask) else kept_only(mask, x)
 
     return jax.tree.map(leaf, masks, tree, is_leaf=is_hole)
 

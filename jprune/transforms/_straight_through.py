@@ -5,8 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jprune._core.checks import check_number
-from jprune._core.trees import leaves_with_path, rebuild
+from jprune._core.checks import check_not_negative
+from jprune._core.trees import kept_only, leaves_with_path, rebuild
 from jprune._core.typing import Masks, Scalar, Tree
 from jprune.masks import align_masks
 
@@ -59,11 +59,7 @@ def straight_through(
            [ 6.,  0.]], dtype=float32))
     """
     call = "`straight_through(params, masks)`"
-    rate = check_number("`straight_through(decay=...)`", decay)
-    if isinstance(rate, float) and not rate >= 0.0:
-        raise ValueError(
-            f"`straight_through(decay=...)` must be a number >= 0, got {decay}."
-        )
+    rate = check_not_negative("`straight_through(decay=...)`", decay)
 
     def leaf(p: Any, mask: Any) -> Any:
         if mask is None:
@@ -88,7 +84,7 @@ def straight_through(
 
 @jax.custom_jvp
 def _masked(p: Any, mask: Any) -> jax.Array:
-    return jnp.where(mask, p, jnp.zeros_like(p))
+    return kept_only(mask, p)
 
 
 @_masked.defjvp
@@ -110,7 +106,7 @@ def _decayed_fwd(p: Any, mask: Any, decay: Any) -> Any:
 def _decayed_bwd(held: Any, gradient: Any) -> Any:
     p, mask, decay = held
     pull = jnp.asarray(decay, p.dtype) * p
-    return gradient + jnp.where(mask, 0, pull).astype(p.dtype), None, None
+    return gradient + kept_only(jnp.logical_not(mask), pull), None, None
 
 
 _decayed.defvjp(_decayed_fwd, _decayed_bwd)
