@@ -96,6 +96,18 @@ def check_rate(
     return min(max(number, 0.0), 1.0)
 
 
+def rate_at(
+    call: str, rate: Any, count: jax.Array, name: str = "sparsity"
+) -> Any:
+    """A number, or what a schedule gives at a count: a float or an array."""
+    if not callable(rate):
+        return rate
+    value = rate(count)
+    if isinstance(value, jax.Array):
+        return value
+    return check_rate(call, value, count, name)
+
+
 def rounding_of(dtype: Any) -> float:
     """By how much a schedule's last value may miss 0 or 1."""
     real = jnp.issubdtype(dtype, jnp.floating)

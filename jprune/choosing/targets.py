@@ -1,9 +1,8 @@
 """How many units stay: numbers of them, or what a budget is enough for."""
 
 import math
-from collections.abc import Callable
 from contextlib import nullcontext
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, TypeAlias
 
 import jax
@@ -47,31 +46,6 @@ def counts_of(
     with nullcontext() if traced else computed_now():
         sparsity = _budget.units_lost(left, sparsity, traced=traced)
     return _unit_counts(method, pools, sparsity, dropped)
-
-
-def counts_on_host(method: Method) -> Callable[..., Counts]:
-    """:func:`counts_of` for Python numbers, as NumPy arrays.
-
-    A program that is handed these serves for every number; one that held the
-    number would be compiled for each. The last counts are remembered.
-    """
-
-    @lru_cache(maxsize=2)
-    def found(
-        form: Any, shapes: Any, sparsity: float, dropped: float
-    ) -> Counts:
-        leaves = [jax.ShapeDtypeStruct(*x) for x in shapes]
-        params = jax.tree.unflatten(form, leaves)
-        with computed_now():
-            counts = counts_of(method, params, sparsity, dropped)
-            return jax.tree.map(np.asarray, counts)
-
-    def of(params: Tree, sparsity: float, dropped: float = 0.0) -> Counts:
-        leaves, form = jax.tree.flatten(params)
-        shapes = tuple((np.shape(x), jnp.result_type(x)) for x in leaves)
-        return found(form, shapes, sparsity, dropped)
-
-    return of
 
 
 def check_reach(method: Method, params: Tree, sparsity: Any) -> None:

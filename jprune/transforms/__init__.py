@@ -13,8 +13,10 @@ from jprune.transforms._prune import PruneState as PruneState
 from jprune.transforms._prune import prune as prune
 from jprune.transforms._rewire import RewireState as RewireState
 from jprune.transforms._rewire import rewire as rewire
-from jprune.transforms._rewire import rigl as rigl
-from jprune.transforms._rewire import sparse_evolution as sparse_evolution
+from jprune.transforms._rigl import rigl as rigl
+from jprune.transforms._sparse_evolution import (
+    sparse_evolution as sparse_evolution,
+)
 from jprune.transforms._with_gradients import with_gradients as with_gradients
 
 __all__ = [

@@ -13,10 +13,9 @@ from jprune._core.checks import (
     check_every,
     check_memory,
     check_params,
-    check_rate,
     check_sparsity,
     check_state,
-    is_fraction,
+    rate_at,
 )
 from jprune._core.paths import matched_to
 from jprune._core.seeds import key_maker
@@ -26,13 +25,8 @@ from jprune._core.where import check_where
 from jprune.allocations import Allocation, uniform
 from jprune.choosing.choose import check_method, find
 from jprune.choosing.families import Method, kept_units
-from jprune.choosing.targets import (
-    Counts,
-    check_reach,
-    counts_of,
-    counts_on_host,
-    is_due,
-)
+from jprune.choosing.targets import Counts, check_reach, is_due
+from jprune.choosing.wanted import Wanted, wanting
 from jprune.criteria import Criterion, magnitude
 from jprune.structures import Structure, unstructured
 from jprune.transforms._keep_masks import mask_updates
@@ -114,7 +108,7 @@ def prune(
     seed = key_maker("prune", key)
     # Jitted once per transform, so that a loop without jit compiles it once.
     refresh = jax.jit(partial(_refresh, method))
-    known = counts_on_host(method)
+    wanted = wanting(method)
 
     def init_fn(params: Tree) -> PruneState:
         chosen = method.choose(where, params)
@@ -143,15 +137,9 @@ def prune(
         if grad is not None and criterion.reads_grads:
             grads = matched_to(chosen, grad, "`prune`, `grad=`", "gradient")
         remembered = criterion.update(grads, state.criterion, chosen)
-        rate = sparsity
-        if callable(sparsity):
-            rate = sparsity(state.count)
-            if not isinstance(rate, jax.Array):
-                rate = check_rate("prune", rate, state.count)
-        counts = None
-        if not isinstance(rate, jax.Array):
-            rate, counts = None, known(chosen, rate)
+        rate = rate_at("prune", sparsity, state.count)
         masks = refresh(
+            wanted(chosen, rate),
             chosen,
             state.masks,
             remembered,
@@ -159,8 +147,6 @@ def prune(
             state.count,
             every,
             jax.random.fold_in(seed(), state.count),
-            rate,
-            counts,
         )
         return mask_updates("prune", updates, params, masks), PruneState(
             optax.safe_increment(state.count), masks, remembered
@@ -171,6 +157,7 @@ def prune(
 
 def _refresh(
     method: Method,
+    wanted: Wanted,
     params: Tree,
     masks: Masks,
     state: Any,
@@ -178,26 +165,15 @@ def _refresh(
     count: jax.Array,
     every: Any,
     key: jax.Array,
-    sparsity: jax.Array | None,
-    known: Counts | None,
 ) -> Masks:
-    """The masks of this update: new ones if it is time and counts differ.
-
-    Either ``sparsity`` is given or the counts that are ``known``.
-    """
-
-    def wanted(params: Tree) -> Counts:
-        if sparsity is None:
-            return known  # type: ignore[return-value]
-        return counts_of(method, params, sparsity)
+    """The masks of this update: new ones if it is time and counts differ."""
 
     # One after the other and not nested: two branches that hold every leaf are
     # twice the work of compilation.
     def look(masks: Masks, params: Tree) -> tuple[jax.Array, jax.Array, Counts]:
-        kept, counts = kept_units(method, masks), wanted(params)
-        due = is_due(method, counts, kept)
-        if sparsity is not None:
-            due &= is_fraction(sparsity)  # else masks stay as they are
+        kept = kept_units(method, masks)
+        counts = wanted.counts(method, params)
+        due = wanted.if_valid(is_due(method, counts, kept))
         return due, kept.counts, counts
 
     def wait(masks: Masks, params: Tree) -> tuple[jax.Array, jax.Array, Counts]:
