@@ -414,7 +414,7 @@ IN_INIT: list[tuple[str, Callable[[], Any], Any]] = [
         PARAMS,
     ),
     (
-        "`rewire(inner)`: which weights the slots '0/mu', '0/nu' of the state belong to can't be told; `optax.tree.map_params` fails",
+        "`rewire(inner)`: which weights the slots '0/mu', '0/nu' of the state belong to can't be told; their shapes change with those of the parameters, and their paths name none",
         lambda: jprune.rigl(optax.flatten(optax.adam(0.1)), 0.5, stop=9),
         PARAMS,
     ),

@@ -320,16 +320,47 @@ def test_line_search_of_lbfgs() -> None:
     np.testing.assert_allclose(params["a"][active], 1, rtol=1e-2)
 
 
-def test_slots_that_can_not_be_told_are_named() -> None:
-    labels = {"a": "x", "bias": "y", "b": "x"}
-    parts = {"x": optax.lbfgs(linesearch=None), "y": optax.sgd(0.1)}
-    wholly = optax.partition(parts, labels)
-    find_slots("", wholly, inner_params(), inner_params())
-    parts["x"] = optax.lbfgs()
-    with pytest.raises(ValueError, match="the slots 'inner_states/x/inner_s"):
-        jprune.rigl(optax.partition(parts, labels), 0.5, fraction=0.1).init(
-            inner_params()
-        )
+@pytest.mark.parametrize("params", [inner_params(), [*inner_params().values()]])
+def test_slots_are_found_in_any_state(params: Any) -> None:
+    """That of an `init` that takes no tree without leaves, in a partition."""
+    labels = jax.tree.map(lambda p: "x" if p.ndim == 2 else "y", params)
+    parts = {"x": optax.lbfgs(), "y": optax.sgd(0.1)}
+    inner = optax.partition(parts, labels)
+    slots = find_slots("", inner, params, params)
+    for path, p in jax.tree_util.tree_flatten_with_path(params)[0]:
+        end = jax.tree_util.keystr(path, simple=True)
+        of = {n: s for n, s in slots.items() if n.endswith(f"/{end}")}
+        assert len(of) == (5 if p.ndim == 2 else 0)
+        assert all(slot.active is p for slot in of.values())
+
+
+class Listed(NamedTuple):
+    """A state that has lists of slots, in another order."""
+
+    noise: Any
+    slots: Any
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_equal_shapes_are_told_apart(size: int) -> None:
+    """Of parameters in a tuple, or slots in a list without their paths."""
+    params = tuple(jnp.full((size, size), i) for i in range(3))
+    chain = optax.chain(optax.trace(0.9), optax.adam(0.1))
+    for name, slot in find_slots("", chain, params, params).items():
+        if slot.kind == "weights":
+            assert slot.active is params[int(name[-1])], name
+
+    def init(params: Any) -> Listed:
+        zeros = map(jnp.zeros_like, jax.tree.leaves(params)[::-1])
+        return Listed(jnp.zeros((size, size)), list(zeros))
+
+    tree = dict(zip("abc", params, strict=True))
+    inner = optax.GradientTransformation(init, optax.identity().update)
+    slots = find_slots("", inner, tree, tree)
+    assert slots.pop("noise").kind == "global"
+    assert [slot.active for slot in slots.values()] == [*params[::-1]]
+    alone = find_slots("", inner, params[0], params[0])
+    assert [slot.kind for slot in alone.values()] == ["global", "weights"]
 
 
 def test_static_training_is_that_of_fixed_masks() -> None:

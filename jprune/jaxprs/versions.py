@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from jax.extend import core
+
+from jprune._core.arrays import abstract_array as abstract_array
 
 T = TypeVar("T")
 
@@ -167,21 +167,3 @@ def evaluate(eqn: Any, xs: Sequence[Any]) -> list[Any]:
     debug = core.DebugInfo("compact", "compact", None, None)
     jaxpr = core.Jaxpr((), names, outs, [one], eqn.effects, debug_info=debug)
     return list(jax.core.eval_jaxpr(jaxpr, (), *xs))
-
-
-def abstract_array(x: Any, shape: Sequence[int] | None = None) -> Any:
-    """An array without values, of the type that it has in a program.
-
-    NumPy's float64 is float32 there while x64 is off.
-
-    >>> import numpy as np
-    >>> abstract_array(np.ones((2, 3)))
-    ShapeDtypeStruct(shape=(2, 3), dtype=float32)
-    """
-    dtype = jax.dtypes.canonicalize_dtype(
-        x.dtype if hasattr(x, "dtype") else jnp.result_type(x),
-        allow_extended_dtype=True,  # random keys
-    )
-    weak = getattr(x, "weak_type", False)
-    shape = np.shape(x) if shape is None else shape
-    return jax.ShapeDtypeStruct(shape, dtype, weak_type=weak)

@@ -1,4 +1,4 @@
-"""What an optimizer remembers of each weight, found by shape.
+"""What an optimizer remembers of each weight, found by path and shape.
 
 An array in the state of an optimizer is a *slot*:
 
@@ -9,26 +9,44 @@ An array in the state of an optimizer is a *slot*:
 - global, if its shape is the same for any parameters.
 
 Anything else is refused: its entries can't be told apart.
+
+Which parameter is its own, its path says: optimizers map trees, so the names of
+the parameter are a part of the slot's path. Where they are no names (the first
+parameter of a list may be the first link of a chain), or fit none or several, the
+state of larger parameters tells, each of which is larger by another number.
 """
 
 import dataclasses
-from typing import Any, Literal
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
+from jax.tree_util import DictKey, KeyPath, tree_flatten_with_path
 
-from jprune._core.trees import is_hole, path_name, unique_names
+from jprune._core.arrays import abstract_array
+from jprune._core.trees import is_hole, unique_names
 from jprune._core.typing import Masks, Tree
+
+_Shape: TypeAlias = tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)  # and no tuple: a leaf among leaves
 class Slot:
     """How one array of a state belongs to the parameters."""
 
-    kind: Literal["weights", "statistic", "global", "unknown"]
+    kind: Literal["weights", "statistic", "global", "unknown", "unowned"]
     active: Any = None  # the mask of its weights
+
+
+class _Leaf(NamedTuple):
+    """A parameter."""
+
+    shape: _Shape
+    larger: _Shape  # by a number of its own
+    active: Any
 
 
 def reset_slots(inner: Any, state: Any, params: Tree, active: Masks) -> Any:
@@ -56,134 +74,119 @@ def find_slots(
     Raises:
       ValueError: The entries of one of them can't be told apart; it is named.
     """
-    if not jax.tree.leaves(params):
-        return {}
     state = jax.eval_shape(inner.init, params)
-    try:
-        slots = _slots(inner.init, state, params, active)
-    except Exception as error:
-        raise ValueError(
-            f"`{call}(inner)`: which weights {_of_weights(inner, params)} of "
-            "the state belong to can't be told; `optax.tree.map_params` fails "
-            f"on this optimizer with {type(error).__name__}: {error}."
-        ) from error
-    placed = jax.tree_util.tree_flatten_with_path(slots)[0]
+    slots = jax.tree.leaves(_slots(inner.init, state, params, active))
+    placed = tree_flatten_with_path(state)[0]
     names = unique_names([path for path, _ in placed])
-    found = dict(zip(names, (slot for _, slot in placed), strict=True))
-    shapes = [x.shape for x in jax.tree.leaves(state)]
-    for (name, slot), shape in zip(found.items(), shapes, strict=True):
+    found = dict(zip(names, slots, strict=True))
+    unowned = [name for name, slot in found.items() if slot.kind == "unowned"]
+    if unowned:
+        more = f" and {len(unowned) - 3} more" if len(unowned) > 3 else ""
+        raise ValueError(
+            f"`{call}(inner)`: which weights the slots "
+            f"{', '.join(map(repr, unowned[:3]))}{more} of the state belong to "
+            "can't be told; their shapes change with those of the parameters, "
+            "and their paths name none."
+        )
+    for name, slot, (_, x) in zip(names, slots, placed, strict=True):
         if slot.kind == "unknown":
             raise ValueError(
                 f"`{call}(inner)`: no rule says which entries of the slot "
-                f"{name!r}, of shape {shape}, belong to which weight, so that "
+                f"{name!r}, of shape {x.shape}, belong to which weight, so that "
                 "the moments of new connections can't be set."
             )
     return found
 
 
-def _of_weights(inner: Any, params: Tree) -> str:
-    """The slots whose shapes change with those of the parameters, in words."""
-
-    def larger(p: Any) -> jax.ShapeDtypeStruct:
-        shape = tuple(n + 1 for n in np.shape(p))
-        return jax.ShapeDtypeStruct(shape, jnp.result_type(p))
-
-    named = jax.tree_util.tree_flatten_with_path(
-        jax.eval_shape(inner.init, params)
-    )[0]
-    try:
-        others = jax.tree.leaves(
-            jax.eval_shape(inner.init, jax.tree.map(larger, params))
-        )
-        moved = [
-            x.shape != y.shape for (_, x), y in zip(named, others, strict=True)
-        ]
-    except Exception:  # parameters of other shapes are not for this one
-        moved = [x.ndim > 0 for _, x in named]
-    names = [
-        path_name(path)
-        for (path, _), move in zip(named, moved, strict=True)
-        if move
-    ]
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"the slots {', '.join(map(repr, names[:3]))}{more}"
-
-
 def _slots(init: Any, state: Any, params: Tree, active: Masks) -> Any:
     """A :class:`Slot` in place of each array of the state."""
-    fixed: list[tuple[int, ...]] = []  # shapes of a state without parameters
+    leaves = _leaves(params, active)
 
-    def start(nothing: Any) -> Any:
-        state = init(nothing)
-        fixed.extend(map(np.shape, jax.tree.leaves(state)))
-        return state
-
-    try:
-        return optax.tree.map_params(
-            start,
-            lambda values: _pair(params, active, values),
-            state,
-            transform_non_params=lambda x: _global(fixed.pop(0), x),
-            is_leaf=lambda node: True,  # a whole tree of slots at a time
+    @functools.cache
+    def shapes() -> dict[KeyPath, _Shape]:
+        """Those of the state of the larger parameters."""
+        form = jax.tree.structure(params)
+        larger = (
+            abstract_array(p, leaf.larger)
+            for p, leaf in zip(
+                jax.tree.leaves(params), leaves.values(), strict=True
+            )
         )
-    except Exception:
-        # Not every `init` takes a tree without leaves, as that function gives.
-        slots = _slots_of_one(init, state, params, active)
-        if slots is None:
-            raise
-        return slots
+        state = jax.eval_shape(init, jax.tree.unflatten(form, larger))
+        return {p: np.shape(x) for p, x in tree_flatten_with_path(state)[0]}
 
-
-def _slots_of_one(init: Any, state: Any, params: Tree, active: Masks) -> Any:
-    """The same by states of one array; None if that does not tell.
-
-    Where the shapes of two such states differ is a tree like the parameters.
-    """
-    arrays = [jax.ShapeDtypeStruct(n, np.float32) for n in [(2, 3), (3, 4)]]
-
-    def node(one: Any, two: Any, values: Tree) -> Any:
-        if one.shape != two.shape:
-            return _pair(params, active, values)
-        return jax.tree.map(lambda x: _global(one.shape, x), values)
-
-    try:
-        one, two = (jax.eval_shape(init, array) for array in arrays)
-        return jax.tree.map(node, one, two, state)
-    except Exception:
-        return None
-
-
-def _global(shape: tuple[int, ...], value: Any) -> Slot:
-    """What should have the same shape for any parameters."""
-    return Slot("global" if np.shape(value) == shape else "unknown")
-
-
-def _pair(params: Tree, active: Masks, values: Tree) -> Any:
-    """The slots of a tree like the parameters.
-
-    It may be deeper, with several slots for a parameter, or have one hole for a
-    whole branch.
-    """
-    if is_hole(values):
-        return values
-    if jax.tree_util.all_leaves([params]):
-        return jax.tree.map(lambda x: _slot(params, active, x), values)
-    return jax.tree.map(
-        _pair, params, active, values, is_leaf=lambda node: node is not params
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: _slot(
+            leaves, path, np.shape(x), lambda: shapes().get(path, ())
+        ),
+        state,
     )
 
 
-def _slot(p: Any, active: Any, value: Any) -> Slot:
-    whole, shape = np.shape(p), np.shape(value)
-    if is_hole(active):
+def _leaves(params: Tree, active: Masks) -> dict[KeyPath, _Leaf]:
+    """The parameters by their paths."""
+    placed = tree_flatten_with_path(params, is_leaf=is_hole)[0]
+    masks = jax.tree.leaves(active, is_leaf=is_hole)
+    found = {}
+    for i, ((path, p), mask) in enumerate(zip(placed, masks, strict=True)):
+        shape = np.shape(p)
+        larger = tuple(n + 1 + i for n in shape) or (1 + i,)
+        if not is_hole(p):
+            found[path] = _Leaf(shape, larger, mask)
+    return found
+
+
+def _slot(
+    leaves: dict[KeyPath, _Leaf],
+    path: KeyPath,
+    shape: _Shape,
+    larger: Callable[[], _Shape],
+) -> Slot:
+    """What an array is, by its path, its shape, and that of larger parameters."""
+    paths = _owners(leaves, path)
+    owners = [leaves[part] for part in paths]
+    named = any(isinstance(key, DictKey) for part in paths for key in part)
+    if named and len(owners) == 1:
+        slot = _slot_of(owners[0], shape)
+        if slot.kind != "unknown":
+            return slot
+    scalar = not shape and all(leaf.shape for leaf in owners)
+    if scalar or larger() == shape:
+        return Slot("global")
+    for leaf in owners or leaves.values():
+        if _ends(shape, leaf.shape) and _ends(larger(), leaf.larger):
+            return _slot_of(leaf, shape)
+    if not owners:
+        return Slot("unowned")
+    kinds = {_slot_of(leaf, shape).kind for leaf in owners}
+    return Slot("statistic" if kinds == {"statistic"} else "unknown")
+
+
+def _owners(leaves: dict[KeyPath, _Leaf], path: KeyPath) -> list[KeyPath]:
+    """The longest paths of parameters that are a part of a path."""
+    for size in range(len(path), -1, -1):
+        parts = (path[i : i + size] for i in range(len(path) - size + 1))
+        found = dict.fromkeys(part for part in parts if part in leaves)
+        if found:
+            return list(found)
+    return []
+
+
+def _ends(shape: _Shape, end: _Shape) -> bool:
+    return len(shape) >= len(end) and shape[len(shape) - len(end) :] == end
+
+
+def _slot_of(leaf: _Leaf, shape: _Shape) -> Slot:
+    """What an array of some shape is, if it belongs to a parameter."""
+    if is_hole(leaf.active):
         return Slot("statistic")  # of a leaf that is not pruned
-    if len(shape) >= len(whole) and shape[len(shape) - len(whole) :] == whole:
-        return Slot("weights", active)
-    left = iter(whole)
+    if _ends(shape, leaf.shape):
+        return Slot("weights", leaf.active)
+    left = iter(leaf.shape)
     if all(any(n == size for n in left) for size in shape):
         return Slot("statistic")  # what is left of the axes, in order
-    kept = len(shape) == len(whole) and all(
-        n in (1, size) for n, size in zip(shape, whole, strict=True)
+    kept = len(shape) == len(leaf.shape) and all(
+        n in (1, size) for n, size in zip(shape, leaf.shape, strict=True)
     )
     single = np.prod(shape, dtype=int) <= 1
     return Slot("statistic" if kept or single else "unknown")
