@@ -5,6 +5,8 @@ A :class:`Count` is two int32 limbs in base 2**16; both are arrays, so that one
 operation serves every pool of a tree.
 """
 
+import math
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import jax
@@ -178,3 +180,12 @@ def floor_of(values: Any) -> Count:
     high = jnp.floor(values / 2**16)
     low = jnp.floor(values - high * 2**16)
     return Count(high.astype(jnp.int32), low.astype(jnp.int32))
+
+
+def at_least(fraction: float, sizes: Any) -> np.ndarray:
+    """``fraction * sizes``, rounded up: int64.
+
+    As a decimal: in binary .1 is more than a tenth, and 2 of 10 would stay.
+    """
+    exact = Fraction(repr(fraction))
+    return np.array([math.ceil(exact * int(n)) for n in sizes], np.int64)

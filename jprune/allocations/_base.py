@@ -19,6 +19,8 @@ class Pools(NamedTuple):
     # As in Structure: how many units every pool keeps, where all of a leaf must
     # keep the same.
     kept: Callable[[Any, np.ndarray], Any] | None
+    # For each leaf what its pools may be called: its path, or the axes of units.
+    names: tuple[tuple[str, ...], ...] = ()
 
 
 Pools.__module__ = "jprune.allocations"  # where users find it

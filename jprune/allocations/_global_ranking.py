@@ -1,12 +1,11 @@
 """One ranking of all units."""
 
 import math
-from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jprune._core import counts as _counts
 from jprune._core.calls import recorded
@@ -69,10 +68,7 @@ def global_ranking(
             f"{min_density}."
         )
 
-    def least(sizes: np.ndarray) -> np.ndarray:
-        # As a decimal: in binary .1 is more than a tenth, and 2 of 10 would stay.
-        exact = Fraction(repr(density))
-        return np.array([math.ceil(exact * int(n)) for n in sizes], np.int64)
+    least = partial(_counts.at_least, density)
 
     def counts(pools: Pools, sparsity: Any) -> Any:
         left = _counts.left_of(sparsity, (pools.numbers * pools.sizes).sum())

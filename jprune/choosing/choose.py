@@ -1,7 +1,5 @@
 """From parameters to masks: criterion, structure, allocation, selection."""
 
-import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -31,7 +29,10 @@ from jprune.choosing.targets import (
     counts_of,
     multiples,
     pools_of,
+    reserved,
+    shape_of,
     sizes_of,
+    unit_counts,
 )
 from jprune.criteria import Criterion, magnitude
 from jprune.masks import full_masks
@@ -149,8 +150,9 @@ def find(
     if not units:
         return params
     before = kept or (None, None)
-    if method.allocation.least is not None:
-        units = _reserve(method.allocation.least, units, before[0])
+    least = reserved(method, *shape_of(units))
+    if least is not None:
+        units = _reserve(least, units, before[0])
     if isinstance(counts, Budget):
         counts = _affordable(method, params, units, counts, before[0])
     if method.structure.few_units and not isinstance(counts, _counts.Count):
@@ -175,7 +177,7 @@ def _affordable(
     sizes, ranks = sizes_of(units), places(units, kept, joint=True)
 
     def at(sparsity: Any) -> _counts.Count:
-        return _counts.count_of(method.allocation.counts(pools, sparsity))
+        return unit_counts(method, pools, sparsity)  # type: ignore[return-value]
 
     def left(sparsity: Any) -> jax.Array:
         most = _counts.to_int32(at(sparsity))
@@ -203,14 +205,12 @@ def _filled_up(
 
 
 def _reserve(
-    least: Callable[[np.ndarray], np.ndarray],
+    least: np.ndarray,
     units: list[jax.Array],
     kept: list[jax.Array] | None,
 ) -> list[jax.Array]:
     """Makes the scores of so many best units of each pool the highest of all."""
-    sizes = np.array([math.prod(x.shape[1:]) for x in units], np.int64)
-    counts = np.repeat(least(sizes), [len(x) for x in units])
-    best = select(units, jnp.asarray(counts, np.int32), kept)
+    best = select(units, jnp.asarray(least, np.int32), kept)
     # Infinity comes first (not NaN, which `jax_debug_nans` refuses), so that
     # what is as high and not reserved must step back.
     return [

@@ -12,7 +12,12 @@ import numpy as np
 from jprune._core import counts as _counts
 from jprune._core.checks import is_traced
 from jprune._core.layout import layers_of
-from jprune._core.trees import concatenate_many, is_hole, leaves_with_path
+from jprune._core.trees import (
+    concatenate_many,
+    is_hole,
+    leaves_with_path,
+    path_name,
+)
 from jprune._core.typing import Tree
 from jprune._core.varying import computed_now
 from jprune.allocations import Pools
@@ -34,18 +39,18 @@ def counts_of(
     """
     cost, pools = method.structure.cost, pools_of(method, params)
     if cost is None or not len(pools.sizes):
-        return _unit_counts(method, pools, sparsity, dropped)
+        return unit_counts(method, pools, sparsity, dropped)
     if method.allocation.joint:
         return Budget(sparsity)
 
     def left(sparsity: Any) -> jax.Array:
-        return cost(_unit_counts(method, pools, sparsity))  # type: ignore[arg-type]
+        return cost(unit_counts(method, pools, sparsity))  # type: ignore[arg-type]
 
     # Counts need no scores: unless the sparsity is traced they are constants.
     traced = is_traced(sparsity)
     with nullcontext() if traced else computed_now():
         sparsity = _budget.units_lost(left, sparsity, traced=traced)
-    return _unit_counts(method, pools, sparsity, dropped)
+    return unit_counts(method, pools, sparsity, dropped)
 
 
 def check_reach(method: Method, params: Tree, sparsity: Any) -> None:
@@ -107,14 +112,20 @@ def pools_of(method: Method, params: Tree) -> Pools:
         if of_leaves
         else None,
         kept=method.structure.kept,
+        names=method.structure.names
+        or tuple(
+            (path_name(path),)
+            for path, x in leaves_with_path(params)
+            if not is_hole(x)
+        ),
     )
 
 
-def _unit_counts(
+def unit_counts(
     method: Method, pools: Pools, sparsity: Any, dropped: Any = 0.0
 ) -> _counts.Count | jax.Array:
     """The same where the sparsity is one of units."""
-    counts = method.allocation.counts(pools, sparsity)
+    counts = method.allocation.counts(_asked(method, pools), sparsity)
     if isinstance(dropped, jax.Array) or dropped:
         counts = jax.tree.map(
             partial(_counts.left_of, dropped),
@@ -122,7 +133,7 @@ def _unit_counts(
             is_leaf=lambda x: isinstance(x, _counts.Count),
         )
     if method.allocation.joint:
-        return _counts.count_of(counts)
+        return _in_one_ranking(method, pools, counts)
     numbers = pools.numbers
     if method.structure.few_units:
         numbers = np.ones_like(numbers)
@@ -141,6 +152,48 @@ def _unit_counts(
         sizes = np.repeat(pools.sizes, pools.numbers)
         found = multiples(found, sizes, method.structure.round_to)
     return found
+
+
+def _asked(method: Method, pools: Pools) -> Pools:
+    """The pools that a sparsity is about: those of the first model, if it is its."""
+    first = method.structure.of
+    if first is None:
+        return pools
+    sizes, numbers = first.sizes, pools.numbers
+    if method.allocation.joint:
+        sizes = np.append(sizes, first.others)
+        numbers = np.append(numbers, np.ones_like(first.others))
+    return pools._replace(sizes=sizes, numbers=numbers)
+
+
+def _in_one_ranking(method: Method, pools: Pools, counts: Any) -> _counts.Count:
+    """How many units stay of those that are there, and what each pool keeps."""
+    found = _counts.count_of(counts)
+    first = method.structure.of
+    if first is not None:
+        stay = _counts.count_of(first.stay)
+        found = _counts.where(_counts.less(found, stay), stay, found)
+        found = _counts.subtract(found, stay)
+    each = reserved(method, pools.numbers, pools.sizes)
+    if each is not None:
+        least = _counts.count_of(each.sum())
+        found = _counts.where(_counts.less(found, least), least, found)
+    total = _counts.count_of((pools.numbers * pools.sizes).sum())
+    return _counts.where(_counts.less(total, found), total, found)
+
+
+def reserved(
+    method: Method, numbers: np.ndarray, sizes: np.ndarray
+) -> np.ndarray | None:
+    """In one ranking, how many units every pool keeps in any case: int64."""
+    both = method.allocation.least, method.structure.least
+    rules = [rule for rule in both if rule is not None]
+    if not method.allocation.joint or not rules:
+        return None
+    first = method.structure.of
+    full = sizes if first is None else first.sizes
+    each = np.max([rule(full) for rule in rules], 0)
+    return np.repeat(np.minimum(each, sizes), numbers)
 
 
 def _is_array(counts: Any) -> bool:
@@ -180,9 +233,9 @@ def _is_off(method: Method, budget: Budget, kept: Kept) -> jax.Array:
     def rounded(counts: Any) -> jax.Array:
         return multiples(counts, sizes, structure.round_to)
 
-    least = np.zeros_like(sizes)
-    if method.allocation.least is not None:
-        least = method.allocation.least(sizes)
+    least = reserved(method, *shape_of(kept.units))
+    if least is None:
+        least = np.zeros_like(sizes)
     return _budget.is_off(
         structure.cost,  # type: ignore[arg-type]
         count_kept(kept.units, joint=False),
@@ -196,6 +249,12 @@ def _is_off(method: Method, budget: Budget, kept: Kept) -> jax.Array:
 def sizes_of(units: list[jax.Array]) -> np.ndarray:
     """How many units every pool has, kept or not."""
     return np.concatenate([np.full(len(x), x[0].size) for x in units])
+
+
+def shape_of(units: list[jax.Array]) -> tuple[np.ndarray, np.ndarray]:
+    """How many pools each array holds, and of how many units each."""
+    numbers = np.array([len(x) for x in units], np.int64)
+    return numbers, np.array([math.prod(x.shape[1:]) for x in units], np.int64)
 
 
 def multiples(counts: Any, sizes: np.ndarray, multiple: int) -> jax.Array:

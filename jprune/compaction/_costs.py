@@ -16,7 +16,9 @@ COSTS = ("parameters", "multiply_adds")
 Monomial = tuple[int, ...]  # of these pools the fractions that are left
 
 
-def fraction_left(graph: Graph, by: str) -> Callable[[jax.Array], jax.Array]:
+def fraction_left(
+    graph: Graph, by: str, of: Graph | None = None
+) -> Callable[[jax.Array], jax.Array]:
     """From kept units of every pool to the fraction of the cost that is left.
 
     An axis is as long as the number of its positions that are left, an array as
@@ -24,6 +26,11 @@ def fraction_left(graph: Graph, by: str) -> Callable[[jax.Array], jax.Array]:
     axes that it goes through: a polynomial in the fractions of units that pools
     keep. Of layers of a scan, which stay alike, the one with the most units
     counts. Exact if the units of a pool fill equally many positions.
+
+    Args:
+      graph: The units.
+      by: What costs something: one of ``COSTS``.
+      of: The model whose cost the fractions are of; ``graph`` itself if None.
 
     Returns:
       A function of int32 counts, those of each pool's layers in turn.
@@ -37,7 +44,7 @@ def fraction_left(graph: Graph, by: str) -> Callable[[jax.Array], jax.Array]:
         for several in itertools.product(*(m.items() for m in monomials)):
             key = tuple(sorted(pool for part, _ in several for pool in part))
             terms[key] += size * math.prod(share for _, share in several)
-    total = sum(terms.values())
+    total = sum(size for size, _ in _arrays(of or graph, by))
     if not total:
         raise ValueError(f"`units(graph, by={by!r})`: the program has none.")
     shapes = np.array([pool.units.shape for pool in graph.pools])

@@ -1,7 +1,9 @@
 """Whole units as a structure: what is pruned can be removed."""
 
 import re
+from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,7 +12,8 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from jprune._core.calls import recorded
-from jprune._core.checks import check_integer
+from jprune._core.checks import check_integer, check_number
+from jprune._core.counts import at_least
 from jprune._core.describe import describe
 from jprune._core.ends import ends, partner
 from jprune._core.layout import laid_out_like
@@ -18,7 +21,7 @@ from jprune._core.trees import is_hole, leaves_with_path, path_name, rebuild
 from jprune._core.typing import Masks, Tree
 from jprune.compaction._costs import COSTS, fraction_left
 from jprune.compaction.graph.pools import Graph, Pool
-from jprune.structures import Structure
+from jprune.structures import First, Structure
 
 
 @recorded
@@ -28,6 +31,8 @@ def units(
     where: str | Callable[[Pool], bool] | None = None,
     round_to: int = 1,
     by: str = "units",
+    floor: float = 0.05,
+    of: Graph | None = None,
 ) -> Structure:
     r"""Whole units: what :func:`compact` can remove afterwards.
 
@@ -63,15 +68,23 @@ def units(
       round_to: Pools keep a multiple of it (rounded up), or all. Static.
       by: ``"units"``, ``"parameters"`` or ``"multiply_adds"``: what a sparsity
         is a fraction of. Static; multiply-adds are those at the shapes of the
-        arguments that were traced.
+        arguments that were traced, a symbolic size taken for 1.
+      floor: In one ranking of all units every pool keeps at least this fraction of
+        itself, rounded up, by its own best, whatever the sparsity: by cost alone
+        a layer may come down to one unit, through which all must go. Static.
+      of: The graph of an earlier, larger model: sparsities (and ``floor``) are
+        fractions of that one. So a run that compacts on its way keeps one
+        schedule. None: of ``graph`` itself.
 
     Returns:
       A :class:`~jprune.structures.Structure`.
 
     Raises:
       ValueError: Here if ``graph`` is none, ``round_to`` is no positive integer, ``by`` is
-        unknown, nothing can be removed or ``where`` selects no pool; when used, if
-        parameters are not those of the graph, or the caller has a ``where`` too.
+        unknown, ``floor`` does not lie in [0, 1], ``of`` is no graph of a larger
+        model of the kind, nothing can be removed or ``where`` selects no pool;
+        when used, if parameters are not those of the graph, or the caller has a
+        ``where`` too.
 
     References:
       Budgets of the compact model are what AMC asks for: He et al., `AutoML for
@@ -104,8 +117,20 @@ def units(
         raise ValueError(
             "`units(graph)`: nothing can be removed:\n" + str(graph)
         )
+    share = check_number("`units(floor=...)`", floor)
+    if not isinstance(share, float) or not 0.0 <= share <= 1.0:
+        raise ValueError(
+            "`units(floor=...)` must be a number in [0, 1], got "
+            f"{describe(floor)}."
+        )
+    if of is not None and not isinstance(of, Graph):
+        raise ValueError(
+            "`units(of=...)` must be what `trace_units` returned for the larger "
+            f"model, got {describe(of)}."
+        )
     if where is not None:
         graph = _selected(graph, where)
+        of = None if of is None else _selected(of, where)
     paths = ends(leaf.path for leaf in graph.leaves)
     total = 1 + max(int(pool.units.max()) for pool in graph.pools)
 
@@ -174,7 +199,44 @@ def units(
         to_masks,
         where=concerned,
         round_to=multiple,
-        cost=None if by == "units" else fraction_left(graph, by),
+        least=partial(at_least, share) if share else None,
+        names=tuple(
+            tuple(f"{path}[{axis}]" for path, axis in pool.axes)
+            for pool in graph.pools
+        ),
+        of=None if of is None else _first(graph, of),
+        cost=None if by == "units" else fraction_left(graph, by, of),
+    )
+
+
+def _first(graph: Graph, of: Graph) -> First:
+    """The pools of the larger model: those that are here, and the others."""
+    larger: defaultdict[Any, list[Pool]] = defaultdict(list)
+    for pool in of.pools:
+        larger[pool.axes, len(pool.units)].append(pool)
+    sizes = []
+    for pool in graph.pools:
+        layers, size = pool.units.shape
+        alike = larger[pool.axes, layers]
+        first = alike.pop(0) if alike else None
+        if first is None or first.units.shape[1] < size:
+            found = "no such pool"
+            if first is not None:
+                found = f"{first.units.shape[1]} units"
+            raise ValueError(
+                f"`units(graph, of=...)`: of {pool.name!r} with {size} units the "
+                f"other graph has {found}: it is not that of a larger model from "
+                "which this one was compacted."
+            )
+        sizes.append(first.units.shape[1])
+    others = [
+        pool.units.shape[1]
+        for alike in larger.values()
+        for pool in alike
+        for _ in pool.units
+    ]
+    return First(
+        np.array(sizes, np.int64), np.array(others, np.int64), len(others)
     )
 
 

@@ -12,6 +12,7 @@ signs count, ``movement()`` for one, the first two are the norm of the positive
 scores less that of the negative ones.
 """
 
+from jprune.structures._base import First as First
 from jprune.structures._base import Structure as Structure
 from jprune.structures._block import block as block
 from jprune.structures._channel import channel as channel

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,17 @@ from jprune._core.trees import path_name
 from jprune._core.typing import Masks, Tree, Where
 from jprune.structures.pooling import POOLINGS, check_pooling, of_weights
 
+Names: TypeAlias = tuple[tuple[str, ...], ...]
+"""What each pool may be called: of units ``path[axis]``, for all their axes."""
+
+
+class First(NamedTuple):
+    """Pools as they were in the model that a sparsity is a fraction of."""
+
+    sizes: np.ndarray  # int64, of the structure's pools
+    others: np.ndarray  # int64, of pools of which nothing more can go
+    stay: int  # units that are left in those
+
 
 class Structure(NamedTuple):
     """How weights form units, and units pools.
@@ -44,6 +55,10 @@ class Structure(NamedTuple):
     where: Where = None  # the leaves it needs, whatever the caller selects
     # Pools keep a positive multiple of it, or all; 0: any number.
     round_to: int = 0
+    # In one ranking: int64 sizes of pools -> units that each keeps in any case.
+    least: Callable[[np.ndarray], np.ndarray] | None = None
+    names: Names | None = None  # of pools, where they are not parts of one leaf
+    of: First | None = None  # the model that a sparsity is a fraction of
     # Where a sparsity is one of costs: kept units of every pool, int32 -> the
     # fraction of the cost that is left.
     cost: Callable[[jax.Array], jax.Array] | None = None
