@@ -315,6 +315,37 @@ def test_erdos_renyi_keeps_scalars() -> None:
     assert (int(masks["a"].sum()), bool(masks["b"])) == (12, True)
 
 
+def test_given_shares() -> None:
+    params = {
+        "a": jnp.ones((4, 6)),
+        "ab": jnp.ones((2, 5)),
+        "c": jnp.ones((4, 4)),
+    }
+    shares = allocations.given({"a/|^a$": 0.75, "b": 0.5})
+    for sparsity, kept in [
+        (1.0, (6, 5, 16)),
+        (0.5, (15, 8, 16)),
+        (0, (24, 10, 16)),
+    ]:
+        masks = jprune.find_masks(params, sparsity, allocation=shares)
+        assert tuple(int(m.sum()) for m in masks.values()) == kept
+    tx = jprune.prune(
+        optax.linear_schedule(0.0, 1.0, 4), allocation=shares, every=2
+    )
+    state = tx.init(params)
+    grads = jax.tree.map(jnp.zeros_like, params)
+    for _ in range(6):
+        _, state = tx.update(grads, state, params)
+    assert int(jprune.get_masks(state)["a"].sum()) == 6
+    two_of_four = jprune.find_masks(
+        {"a": jnp.ones((4, 6)), "c": jnp.ones((4, 4))},
+        1.0,
+        structure=structures.n_m(2, 4),
+        allocation=allocations.given({"a": 0.5}),
+    )
+    assert [int(m.sum()) for m in two_of_four.values()] == [12, 16]
+
+
 ERRORS: list[tuple[str, Callable[[], Any]]] = [
     (
         "`global_ranking(normalize=...)` must be None, 'l2' or 'lamp', got 'l'",
@@ -327,6 +358,18 @@ ERRORS: list[tuple[str, Callable[[], Any]]] = [
     (
         "`global_ranking(min_density=...)` must be a number",
         lambda: global_ranking(min_density="some"),  # type: ignore[arg-type]
+    ),
+    (
+        "`given(shares)` must be a dict from regular expressions to shares",
+        lambda: allocations.given(0.5),  # type: ignore[arg-type]
+    ),
+    (
+        "`given({'(': ...})` is no regular expression",
+        lambda: allocations.given({"(": 0.5}),
+    ),
+    (
+        "`given({'a': ...})` must be a number in [0, 1], got 90",
+        lambda: allocations.given({"a": 90.0}),
     ),
     (
         "`erdos_renyi(power=...)` must be a finite number, got inf",

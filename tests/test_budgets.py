@@ -275,4 +275,5 @@ def test_units_are_ranked_once(monkeypatch, graph, params):
     structure = jprune.units(graph, by="multiply_adds")
     ranking = allocations.global_ranking()
     jprune.find_masks(params, 0.5, structure=structure, allocation=ranking)
-    assert len(calls) <= 2  # and once more, to fill up to multiples
+    # What pools keep in any case, the ranking, and to fill up to multiples.
+    assert len(calls) <= 3

@@ -225,3 +225,139 @@ def test_where_selects_pools():
         ValueError, match=r"`prune\(where=.*`units\(graph, where"
     ):
         jprune.prune(0.5, structure=structure, where="c").init(params)
+
+
+ONE_RANKING = allocations.global_ranking()
+
+
+@pytest.mark.parametrize("by", ["units", "multiply_adds"])
+@pytest.mark.parametrize("sparsity", [0.9, 1.0])
+def test_in_one_ranking_no_layer_becomes_a_bottleneck(
+    by: str, sparsity: float
+) -> None:
+    """Units of `w` have large scores, so that one ranking takes all of `v`."""
+    params = {"w": 100 * jnp.ones((4, 100)), "v": jnp.ones((100, 40))}
+    params |= {"u": jnp.ones((40, 2))}
+
+    def net(p: Any, x: Any) -> Any:
+        return jax.nn.relu(jax.nn.relu(x @ p["w"]) @ p["v"]) @ p["u"]
+
+    graph = jprune.trace_units(net, params, jnp.ones((1, 4)))
+
+    def units_left(**options: Any) -> int:
+        masks = jprune.find_masks(
+            params,
+            sparsity,
+            structure=jprune.units(graph, by=by, **options),
+            allocation=ONE_RANKING,
+        )
+        return int(masks["u"].any(1).sum())
+
+    assert units_left(floor=0.0) == 1
+    assert units_left() == 2  # a twentieth of 40
+    assert units_left(floor=0.11) == 5  # rounded up
+
+
+@pytest.mark.parametrize("by", ["units", "parameters", "multiply_adds"])
+@pytest.mark.parametrize("allocation", [allocations.uniform(), ONE_RANKING])
+def test_sparsities_are_fractions_of_the_first_model(
+    graph: Any, params: Any, by: str, allocation: Any
+) -> None:
+    """Pruned in two steps as in one."""
+    x = jnp.ones((1, 4))
+
+    def masks_of(params: Any, sparsity: Any, structure: Any) -> Any:
+        return jprune.find_masks(
+            params, sparsity, structure=structure, allocation=allocation
+        )
+
+    masks = masks_of(params, 0.4, jprune.units(graph, by=by))
+    small = jprune.compact(fn, params, x, masks=masks)
+    second = jprune.trace_units(small.fn, small.params, x)
+    rest = jprune.units(second, by=by, of=graph)
+    for sparsity in (0.0, 0.2, 0.4):  # nothing comes back
+        here = masks_of(small.params, sparsity, rest)
+        assert all(jax.tree.leaves(jax.tree.map(jnp.all, here)))
+    less = masks_of(small.params, 0.7, rest)
+    traced = jax.jit(lambda s: masks_of(small.params, s, rest))(0.7)
+    assert kept(traced) == kept(less)
+    if not allocation.joint:
+        at_once = masks_of(params, 0.7, jprune.units(graph, by=by))
+        assert kept(less) == kept(at_once)
+    elif by == "units":
+        assert sum(kept(less)) == 4  # of 14
+    else:
+        counts = jprune.report.cost(small.fn, small.params, x, masks=less)
+        whole = jprune.report.cost(fn, params, x).dense
+        assert getattr(counts.compact, by) <= 0.3 * getattr(whole, by)
+
+
+def test_a_pool_of_which_nothing_more_can_go_counts_in_the_whole(
+    graph: Any, params: Any
+) -> None:
+    one = {"c": jnp.arange(6) == 2, "v": jnp.arange(6) == 2}
+    small = jprune.compact(fn, params, jnp.ones((1, 4)), masks=one)
+    second = jprune.trace_units(small.fn, small.params, jnp.ones((1, 4)))
+    assert [pool.name for pool in second.pools] == ["b[0]"]
+    masks = jprune.find_masks(
+        small.params,
+        0.5,
+        structure=jprune.units(second, of=graph),
+        allocation=ONE_RANKING,
+    )
+    assert int(masks["b"].sum()) == 6  # with the one of `c` 7 of 14
+
+
+def test_another_model_is_refused(graph: Any, params: Any) -> None:
+    half = {k: v[..., :4] for k, v in params.items() if k in "wb"}
+    less = params | half | {"v": params["v"][:4]}
+    small = jprune.trace_units(fn, less, jnp.ones((1, 4)))
+    with pytest.raises(ValueError, match=r"'b\[0\]' with 8 units .* 4 units"):
+        jprune.units(graph, of=small)
+    with pytest.raises(ValueError, match=r"`units\(of=...\)` must be what"):
+        jprune.units(graph, of=params)
+    with pytest.raises(ValueError, match=r"`units\(floor=...\)` .* got 1.5"):
+        jprune.units(graph, floor=1.5)
+
+
+def test_several_pruners_of_units_in_one_chain(graph: Any, params: Any) -> None:
+    """Each prunes pools of its own; both mask `v`, along different axes."""
+    first, second = (jprune.units(graph, where=x) for x in (r"^b", r"^c"))
+    tx = optax.chain(
+        optax.sgd(0.1),
+        jprune.prune(0.25, structure=first),
+        jprune.prune(0.5, structure=second),
+    )
+    state = tx.init(params)
+    grads = jax.tree.map(jnp.ones_like, params)
+    for _ in range(2):
+        updates, state = jax.jit(tx.update)(grads, state, params)
+        params = optax.apply_updates(params, updates)
+    masks = jprune.get_masks(state)
+    assert kept(masks) == (6, 3)
+    assert int(masks["v"].sum()) == 18
+    jax.tree.map(
+        lambda p, m: np.testing.assert_array_equal(p != 0, m), params, masks
+    )
+    small = jprune.compact(fn, params, jnp.ones((1, 4)))
+    assert small.plan.sizes == {"b[0]": 6, "c[0]": 3}
+    taken = small.take(state)
+    assert jax.tree.map(jnp.shape, jprune.get_masks(taken)) == jax.tree.map(
+        jnp.shape, small.params
+    )
+
+
+def test_shares_for_pools(graph: Any, params: Any) -> None:
+    given = allocations.given({r"v\[1\]": 0.5, r"w": 0.25})
+    structure = jprune.units(graph)
+
+    def masks_of(sparsity: Any) -> Any:
+        return jprune.find_masks(
+            params, sparsity, structure=structure, allocation=given
+        )
+
+    assert kept(masks_of(1.0)) == kept(jax.jit(masks_of)(1.0)) == (6, 3)
+    assert kept(masks_of(0.5)) == (7, 4)  # round(.5 * .25 * 8), (.5 * .5 * 6)
+    wrong = allocations.given({"z": 1.0})
+    with pytest.raises(ValueError, match=r"matches none of: b\[0\], c\[0\]"):
+        jprune.find_masks(params, 1.0, structure=structure, allocation=wrong)

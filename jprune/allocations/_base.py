@@ -38,6 +38,8 @@ class Allocation(NamedTuple):
     # Scores of units -> comparable ones; None: as they are.
     normalize: Callable[[Tree], Tree] | None = None
     joint: bool = False  # whether all units are in one ranking
+    # pools, sparsity -> those of the pools of each leaf, if they are others.
+    sparsities: Callable[[Pools, Any], list[Any]] | None = None
     # Where joint: int64 sizes of pools -> units that each keeps in any case.
     least: Callable[[np.ndarray], np.ndarray] | None = None
 

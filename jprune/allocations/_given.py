@@ -60,18 +60,16 @@ def given(shares: Mapping[str, float]) -> Allocation:
             )
         rules.append((pattern, number))
 
-    def counts(pools: Pools, sparsity: Any) -> Any:
+    def sparsities(pools: Pools, sparsity: Any) -> list[Any]:
         _check_matches([p.pattern for p, _ in rules], pools)
-        return [
-            _int32((pools.kept or _counts.left_of)(sparsity * share, size))
-            for share, size in zip(
-                (_share(rules, names) for names in pools.names),
-                pools.sizes,
-                strict=True,
-            )
-        ]
+        return [sparsity * _share(rules, names) for names in pools.names]
 
-    return Allocation(counts)
+    def counts(pools: Pools, sparsity: Any) -> Any:
+        kept = pools.kept or _counts.left_of
+        pairs = zip(sparsities(pools, sparsity), pools.sizes, strict=True)
+        return [_int32(kept(s, size)) for s, size in pairs]
+
+    return Allocation(counts, sparsities=sparsities)
 
 
 def _share(rules: Any, names: tuple[str, ...]) -> float:

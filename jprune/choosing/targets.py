@@ -64,7 +64,9 @@ def check_reach(method: Method, params: Tree, sparsity: Any) -> None:
         return
     pools = pools_of(method, params)
 
-    def check(member: Any, left: Any, most: Any, size: Any) -> None:
+    def check(
+        member: Any, left: Any, most: Any, size: Any, sparsity: float
+    ) -> None:
         # Numbers are rounded to counts, and no further.
         if left > (1 - sparsity) * size + 0.5 + 1e-6:
             raise ValueError(
@@ -75,13 +77,17 @@ def check_reach(method: Method, params: Tree, sparsity: Any) -> None:
             )
 
     if kept is not None:
-        for size in np.unique(pools.sizes):
-            left, most = (kept(s, size[None])[0] for s in (sparsity, 1.0))
-            check(method.structure, left, most, size)
+        asked = [sparsity] * len(pools.sizes)
+        if method.allocation.sparsities is not None:
+            asked = method.allocation.sparsities(pools, sparsity)
+        for size, share in {*zip(pools.sizes.tolist(), asked, strict=True)}:
+            sizes = np.array([size])
+            left, most = (kept(s, sizes)[0] for s in (share, 1.0))
+            check(method.structure, left, most, size, share)
     elif least is not None and method.structure.cost is None:
         left = (pools.numbers * least(pools.sizes)).sum()
         size = (pools.numbers * pools.sizes).sum()
-        check(method.allocation, left, left, size)
+        check(method.allocation, left, left, size, sparsity)
 
 
 def pools_of(method: Method, params: Tree) -> Pools:
