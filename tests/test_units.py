@@ -361,3 +361,20 @@ def test_shares_for_pools(graph: Any, params: Any) -> None:
     wrong = allocations.given({"z": 1.0})
     with pytest.raises(ValueError, match=r"matches none of: b\[0\], c\[0\]"):
         jprune.find_masks(params, 1.0, structure=structure, allocation=wrong)
+
+
+def test_scores_keep_their_precision():
+    """Units whose float64 scores are one float32 rank by their own numbers."""
+    with jax.enable_x64(True):
+        tiny = np.array([0.0, 3e-12, 1e-12, 2e-12])
+        params = {"w": jnp.ones((3, 4)), "v": jnp.ones((4, 2)) + tiny[:, None]}
+        x = jax.ShapeDtypeStruct((1, 3), float)
+        graph = jprune.trace_units(lambda p, x: x @ p["w"] @ p["v"], params, x)
+        structure = jprune.units(graph)
+        (scores,) = structure.to_units(params)
+        assert scores.dtype == np.float64
+        np.testing.assert_allclose(scores[0] - 5, 2 * tiny, atol=1e-15)
+        masks = jprune.find_masks(params, 0.5, structure=structure)
+        assert masks["v"][:, 0].tolist() == [False, True, False, True]
+        narrow = jax.tree.map(lambda p: p.astype(jnp.bfloat16), params)
+        assert structure.to_units(narrow)[0].dtype == np.float32

@@ -9,15 +9,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import PartitionSpec
 
 from jprune._core.calls import recorded
 from jprune._core.checks import check_integer, check_number
 from jprune._core.counts import at_least
 from jprune._core.describe import describe
 from jprune._core.ends import ends, partner
-from jprune._core.layout import laid_out_like
-from jprune._core.trees import is_hole, leaves_with_path, path_name, rebuild
+from jprune._core.layout import everywhere, laid_out_like
+from jprune._core.trees import (
+    is_hole,
+    leaves_with_path,
+    path_name,
+    rebuild,
+    wide_dtype,
+)
 from jprune._core.typing import Masks, Tree
 from jprune.compaction._costs import COSTS, fraction_left
 from jprune.compaction.graph.pools import Graph, Pool
@@ -156,7 +161,8 @@ def units(
         )
 
     def to_units(scores: Tree) -> Tree:
-        sums = jnp.zeros(total + 1, jnp.float32)  # the last is no unit
+        dtype = wide_dtype(*map(jnp.result_type, jax.tree.leaves(scores)))
+        sums = jnp.zeros(total + 1, dtype)  # the last is no unit
         for path, x in leaves_with_path(scores):
             i = None if is_hole(x) else leaf_of(path, x)
             if i is None:
@@ -166,7 +172,7 @@ def units(
                     continue
                 kept = (0, axis) if numbers.ndim == 3 else (axis,)
                 rest = tuple(k for k in range(x.ndim) if k not in kept)
-                line = _whole(jnp.sum(x, rest).astype(sums.dtype))
+                line = everywhere(jnp.sum(x, rest, dtype))
                 line = jnp.broadcast_to(line[..., None], numbers.shape)
                 sums = sums.at[numbers].add(line)
         return [sums[pool.units] for pool in graph.pools]
@@ -283,10 +289,3 @@ def _selected(graph: Graph, where: Any) -> Graph:
             p._replace(axes=tuple(map(only, p.axes))) for p in graph.products
         ),
     )
-
-
-def _whole(x: jax.Array) -> jax.Array:
-    """On every device: units are few."""
-    if jax.typeof(x).sharding.mesh.are_all_axes_explicit:
-        return jax.sharding.reshard(x, PartitionSpec())
-    return x
