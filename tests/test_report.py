@@ -46,6 +46,37 @@ def test_convolution_masked_and_compact():
     assert found.compact.parameters == 9 * 2 * 3 + 9 * 3 * 5
 
 
+class Counting:
+    """A function of which JAX keeps no trace: no two calls are equal."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, params, x):
+        self.calls += 1
+        return jax.nn.relu(x @ params["w"]) @ params["v"]
+
+    def __eq__(self, other):
+        return False
+
+    def __hash__(self):
+        return self.calls
+
+
+def test_the_function_is_traced_once():
+    params = {"w": jnp.ones((4, 8)), "v": jnp.ones((8, 3))}
+    fn, masks, x = Counting(), {"w": jnp.arange(8) > 5}, jnp.ones((10, 4))
+    found = report.cost(fn, params, x, masks=masks)
+    assert found.compact.multiply_adds == 10 * 2 * (4 + 3)
+    assert fn.calls == 1
+    small = jprune.compact(fn, params, x, masks=masks)
+    assert fn.calls == 2
+    small.fn(small.params, x)  # checks the shapes of its arguments
+    assert fn.calls == 3
+    small.fn(small.params, x)
+    assert fn.calls == 3
+
+
 def test_cost_prints_as_a_table():
     counts = report.Count(1000, 20, 4000)
     table = str(report.Cost(counts, counts, counts)).splitlines()

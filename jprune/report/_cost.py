@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jprune._core.typing import Masks, Tree
-from jprune.compaction import compact
+from jprune.compaction.graph.pools import traced
 from jprune.compaction.graph.trace import Trace
-from jprune.compaction.removal.compact import fitted, host
+from jprune.compaction.removal.compact import compacted, fitted, host
 from jprune.jaxprs.checks import bound, check_call
 
 
@@ -83,10 +83,9 @@ def cost(
     fn = bound("cost", fn, static)
     masks = None if masks is None else fitted(params, masks)
     arrays = host(params, masks)
-    trace = Trace(fn, params, args)
+    trace = traced(fn, params, args)
     products = trace.walk([*arrays]).multiply_adds()
-    small = compact(fn, params, *args, masks=masks)
-    less = Trace(small.fn, small.params, args)
+    _, less = compacted(trace, fn, params, args, masks)
     left = less.walk([None] * len(less.leaves)).multiply_adds()
     entries, stored = _stored(trace)
     kept = sum(int(np.count_nonzero(~x.zero)) for x in arrays)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -187,11 +187,17 @@ def compact(
     check_call("compact", fn, params, args, concrete=True)
     fn = bound("compact", fn, static)
     masks = None if masks is None else fitted(params, masks)
-    trace = traced(fn, params, args)
+    return compacted(traced(fn, params, args), fn, params, args, masks)[0]
+
+
+def compacted(
+    trace: Trace, fn: Any, params: Tree, args: Any, masks: Masks | None
+) -> tuple[Compact, Trace]:
+    """What :func:`compact` returns, and the trace of the smaller program."""
     before = host(params, masks)
     dead, arrays, folded = find_dead(trace, before)
 
-    def removed(dead: Array, changed: Iterable[int]) -> Compact:
+    def removed(dead: Array, changed: Iterable[int]) -> tuple[Compact, Trace]:
         plan = Plan(
             tuple(
                 LeafPlan(leaf.path, leaf.shape, kept_of(trace.gone(i, dead)))
@@ -200,17 +206,19 @@ def compact(
         )
         less = plan._applied(params, masks, in_jax)
         less = _replaced(less, plan, {i: arrays[i] for i in changed})
-        small = Compact(less, plan, fn, params, masks)
-        jax.eval_shape(small.fn, less, *args)
-        return small
+        program = Trace(partial(rewritten, trace, plan), less, args)
+        return Compact(less, plan, fn, params, masks), program
 
-    def explained(small: Compact, gone: Array) -> Compact:
+    def explained(
+        found: tuple[Compact, Trace], gone: Array
+    ) -> tuple[Compact, Trace]:
+        small, program = found
         pools = pools_of(trace)
         plan = small.plan._replace(
             left=tuple(left_over(trace, before, arrays, gone)),
             sizes={p.name: int((~gone[p.units]).sum(1).max()) for p in pools},
         )
-        return replace(small, plan=plan)
+        return replace(small, plan=plan), program
 
     try:
         return explained(removed(dead, folded), dead)
@@ -232,16 +240,23 @@ def smaller(fn: Any, shapes: Tree, plan: Plan) -> Any:
 
     def small_fn(params: Tree, *args: Any) -> Any:
         trace = Trace(fn, shapes, args)
-        check(trace, plan)
-        inputs = _inputs(trace, plan, params)
-        inputs += [dense(jnp.asarray(x)) for x in jax.tree.leaves(args)]
-        outs = Rewrite().closed(trace.jaxpr, inputs)
-        found = [v.full() for v in outs]
-        if any(mask is not None for v in outs for mask in v.masks):
-            raise Unsupported("`fn` of `compact`: an output would be smaller")
-        return jax.tree.unflatten(jax.tree.structure(trace.output), found)
+        trace.walk([None] * len(trace.leaves))
+        trace.number()
+        return rewritten(trace, plan, params, *args)
 
     return small_fn
+
+
+def rewritten(trace: Trace, plan: Plan, params: Tree, *args: Any) -> Any:
+    """What the traced program returns, computed with what is left of it."""
+    check(trace, plan)
+    inputs = _inputs(trace, plan, params)
+    inputs += [dense(jnp.asarray(x)) for x in jax.tree.leaves(args)]
+    outs = Rewrite().closed(trace.jaxpr, inputs)
+    found = [v.full() for v in outs]
+    if any(mask is not None for v in outs for mask in v.masks):
+        raise Unsupported("`fn` of `compact`: an output would be smaller")
+    return jax.tree.unflatten(jax.tree.structure(trace.output), found)
 
 
 def _inputs(trace: Trace, plan: Plan, params: Tree) -> list[Small]:
@@ -268,8 +283,6 @@ def _inputs(trace: Trace, plan: Plan, params: Tree) -> list[Small]:
 
 def check(trace: Trace, plan: Plan) -> None:
     """Refuses a program in which what was removed would add anything."""
-    trace.walk([None] * len(trace.leaves))
-    trace.number()
     dead = np.ones(trace.count, bool)
     removed = [
         [None if m is None else ~m for m in plan.masks(i)]
