@@ -1,27 +1,61 @@
-"""The benchmark of accuracy, in its quick mode."""
+"""The benchmark of accuracy, as its quick mode runs it."""
 
-import re
-import subprocess
-import sys
+import importlib.util
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 SCRIPT = Path(__file__).parents[1] / "examples/benchmarks/accuracy.py"
 
 
+def load() -> Any:
+    spec = importlib.util.spec_from_file_location("accuracy", SCRIPT)
+    module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+    spec.loader.exec_module(module)  # type: ignore[union-attr]
+    return module
+
+
 @pytest.mark.heavy
-def test_every_cell_is_an_accuracy() -> None:
-    printed = subprocess.check_output(
-        [sys.executable, SCRIPT, "--quick"], text=True
-    )
-    rows = [
-        x for x in printed.splitlines() if x.startswith(("| digits", "| b"))
-    ]
-    assert len(rows) == 12
-    for row in rows:
-        means = [float(x) for x in re.findall(r"([\d.]+) ± ", row)]
-        assert len(means) == 6
-        assert all(0 <= mean <= 100 for mean in means)
-    dense = [row for row in rows if "none: dense" in row]
-    assert len(dense) == 2
+def test_what_is_pruned_is_what_each_row_says() -> None:
+    script = load()
+    chosen = list(script.methods())[::12]
+    results = script.benchmark(2, 20, chosen)
+    lines = script.table(results).splitlines()
+    assert lines[0].endswith("| 50% | 80% | 90% | 95% | 98% | 99% |")
+    assert len(lines) == 2 + len(results) * (1 + len(chosen))
+    for (name, (dense, rows)), most in zip(
+        results.items(), (0.11, 0.64), strict=True
+    ):  # most of the samples that are of one class
+        assert dense.mean() > 90
+        label, *cells = lines.pop(2).split(" | ")
+        assert (label, cells[0]) == (f"| {name}", "none: dense")
+        for method, (accuracy, zeros) in rows.items():
+            assert lines.pop(2).startswith(f"| {name} | `{method.structure}`")
+            means = accuracy.mean(0)  # [levels]
+            assert means[0] > max(85, 100 * most + 20)
+            assert means[-1] < means[0] + 1
+            if method.structure == "unstructured()":
+                inputs = 64 if name == "digits" else 30
+                check(method, inputs, zeros)
+    assert len(lines) == 2
+
+
+def check(method: Any, inputs: int, zeros: dict[str, np.ndarray]) -> None:
+    """The zeros ``[seeds, levels]`` of each kernel."""
+    classes = {64: 10, 30: 2}[inputs]
+    sizes = {
+        "Dense_0": inputs * 300,
+        "Dense_1": 300 * 100,
+        "Dense_2": 100 * classes,
+    }
+    assert zeros.keys() == sizes.keys()
+    levels = np.array(method.levels, np.float32).astype(float)
+    if method.allocation == "uniform()":
+        for name, size in sizes.items():
+            assert (zeros[name] == np.round(levels * size)).all()
+    else:
+        total = sum(zeros.values())
+        assert (total == np.round(levels * sum(sizes.values()))).all()
+        assert (zeros["Dense_2"] / sizes["Dense_2"] < levels).all()
