@@ -610,6 +610,54 @@ def test_traced_numbers_pass() -> None:
     assert mask.all()
 
 
+def units_of(round_to: Any) -> Any:
+    graph = jprune.trace_units(
+        lambda p, x: x @ p["a"] @ p["b"],
+        {"a": jnp.ones((2, 4)), "b": jnp.ones((4, 2))},
+        jnp.ones((1, 2)),
+    )
+    return jprune.units(graph, round_to=round_to)
+
+
+INTEGERS_OF: dict[str, tuple[Callable[[Any], Any], bool]] = {
+    "`prune(every=...)`": (lambda n: jprune.prune(0.5, every=n), True),
+    "`l0_ball(max_nonzero)`": (projections.l0_ball, True),
+    "`top_k_mask(scores, k)`: k": (
+        lambda n: selection.top_k_mask(jnp.ones(4), n),
+        True,
+    ),
+    "`group(size)`": (structures.group, False),
+    "`block(shape)`": (lambda n: structures.block((n, n)), False),
+    "`n_m(n)`": (lambda n: structures.n_m(n, 4), False),
+    "`units(round_to=...)`": (units_of, False),
+}
+
+
+@pytest.mark.parametrize("place", INTEGERS_OF)
+def test_integers_follow_one_rule(place: str) -> None:
+    """Of any type that is whole; traced ones where nothing static hangs on them."""
+    make, may_be_traced = INTEGERS_OF[place]
+    for whole in (2, 2.0, np.int64(2), jnp.int32(2)):
+        make(whole)
+    for wrong in (1.5, -1, np.nan, np.inf):
+        message = re.escape(place) + " must be an integer .*, got"
+        with pytest.raises(ValueError, match=message):
+            make(wrong)
+    for no_number in (True, "2", None, np.ones(2)):
+        with pytest.raises(ValueError, match=re.escape(f"{place} must be")):
+            make(no_number)
+
+    def traced(number: Any) -> jax.Array:
+        if may_be_traced:
+            make(number)
+        else:
+            with pytest.raises(ValueError, match="got traced int32"):
+                make(number)
+        return number
+
+    jax.jit(traced)(2)
+
+
 def test_the_masks_of_the_user_stay() -> None:
     mask = jnp.array([[True, False]])
     tx = jprune.keep_masks({"kernel": mask})

@@ -99,6 +99,20 @@ def test_api_page_lists_what_is_exported(name: str) -> None:
         assert getattr(module, public).__doc__, public
 
 
+def test_contributing_names_what_there_is() -> None:
+    text = (ROOT / "docs" / "contributing.md").read_text()
+    code = re.findall(
+        r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.S)
+    )
+    paths = [x for x in code if re.fullmatch(r"[\w.]+/[\w./]*", x)]
+    assert len(paths) > 8
+    for path in paths:
+        assert (ROOT / path.replace("_yours", "_magnitude")).exists(), path
+    for name in re.findall(r"`([A-Z]{3,})`", text):  # tables of tests
+        tests = (ROOT / "tests").glob("test_*.py")
+        assert any(f"\n{name}" in file.read_text() for file in tests), name
+
+
 def _modules() -> list[str]:
     return [name.rpartition(".")[2] for name in FAMILIES]
 
