@@ -56,6 +56,6 @@ def check(method: Any, inputs: int, zeros: dict[str, np.ndarray]) -> None:
         for name, size in sizes.items():
             assert (zeros[name] == np.round(levels * size)).all()
     else:
-        total = sum(zeros.values())
+        total = np.sum([*zeros.values()], 0)
         assert (total == np.round(levels * sum(sizes.values()))).all()
         assert (zeros["Dense_2"] / sizes["Dense_2"] < levels).all()

@@ -189,13 +189,7 @@ def check_integer(
 ) -> Any:
     """An int of some size or, unless ``static``, a traced integer scalar.
 
-    Args:
-      place: What is checked, as errors name it.
-      value: What was given; a float may be whole.
-      least: The smallest that is allowed.
-      most: The largest.
-      words: The range in an error's words; default: ``>= least``.
-      static: Whether a traced value is refused too.
+    A float may be whole. ``words`` are the range as an error says it.
     """
     traced = is_traced(value)
     if traced and not (static or value.ndim):

@@ -72,14 +72,10 @@ def wanting(method: Method) -> Callable[..., Wanted]:
 
     def wanted(params: Tree, sparsity: Any, dropped: Any = 0.0) -> Wanted:
         numbers = sparsity, dropped
-        traced = [isinstance(x, jax.Array) for x in numbers]
-        if any(traced):
-            pairs = list(zip(numbers, traced, strict=True))
-            return Wanted(
-                None,
-                tuple(x if array else None for x, array in pairs),
-                tuple(None if array else x for x, array in pairs),
-            )
+        arrays = tuple(x if isinstance(x, jax.Array) else None for x in numbers)
+        if any(x is not None for x in arrays):
+            floats = (None if isinstance(x, jax.Array) else x for x in numbers)
+            return Wanted(None, arrays, tuple(floats))
         leaves, form = jax.tree.flatten(params)
         shapes = tuple((np.shape(x), jnp.result_type(x)) for x in leaves)
         return Wanted(counted(form, shapes, *numbers))
