@@ -5,6 +5,7 @@ import importlib
 import itertools
 import pathlib
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -172,3 +173,9 @@ def test_version_stands_in_one_place() -> None:
     text = (ROOT / "pyproject.toml").read_text()
     assert jprune.__version__ not in text
     assert (ROOT / "jprune" / "py.typed").exists()
+
+
+def test_the_page_of_primitives_is_up_to_date() -> None:
+    script = runpy.run_path(str(ROOT / "docs" / "print_primitives.py"))
+    written = script["PAGE"].read_text(encoding="utf-8")
+    assert written == script["page"]() + "\n"
