@@ -109,9 +109,9 @@ def test_contributing_names_what_there_is() -> None:
     assert len(paths) > 8
     for path in paths:
         assert (ROOT / path.replace("_yours", "_magnitude")).exists(), path
-    for name in re.findall(r"`([A-Z]{3,})`", text):  # tables of tests
-        tests = (ROOT / "tests").glob("test_*.py")
-        assert any(f"\n{name}" in file.read_text() for file in tests), name
+    for name in re.findall(r"`([A-Z]{3,})`", text):  # tables
+        files = [*ROOT.glob("tests/test_*.py"), *ROOT.glob("jprune/**/*.py")]
+        assert any(f"\n{name}" in file.read_text() for file in files), name
 
 
 def _modules() -> list[str]:
