@@ -882,10 +882,23 @@ class Operand(NamedTuple):
         return Small(self.x[np.ix_(*at)], self.x.shape, masks)
 
 
-# What is known where positions go: 0, nothing, constants of any kind, those
-# that repeat a vector, and all of the operand, which is 0 there. The last is 0
-# nowhere, and the same along an axis.
-STATES = ["zero", "open", "fixed", "vector", "whole", "same"]
+# What is known of an operand where positions go: 0, nothing, constants of any
+# kind, those that repeat a vector, all of the operand, which is 0 there. The
+# last two: any entries, wherever; nothing, of what is the same along an axis.
+STATES = ["zero", "open", "fixed", "vector", "whole", "some", "same"]
+# The first seeds: of the first operand, and of the others.
+FIRST = [
+    *(("zero", "zero"), ("vector", "fixed"), ("some", "open")),
+    ("vector", "some"),
+]
+
+
+def states(rng: np.random.Generator, seed: int, n: int) -> list[str]:
+    """What is known of each operand."""
+    if seed < len(FIRST):
+        first, rest = FIRST[seed]
+        return [first, *[rest] * n][:n]
+    return rng.choice(STATES, n).tolist()
 
 
 def operand(
@@ -902,6 +915,9 @@ def operand(
         k = int(rng.integers(len(shape)))
         x = np.broadcast_to(x.take([0], k), shape)
         return Operand(x, nothing(x.ndim, x.dtype), k)
+    if state == "some":
+        known = arbitrary(rng, kind, shape)
+        return Operand(np.where(known.flags, known.value, x), known)
     if state == "whole":
         return Operand(np.where(here, zero, x), Stored(x, kept, x.dtype))
     if state == "open" or not kept:
@@ -915,6 +931,19 @@ def operand(
         x, some = np.where(here, vector, x), np.where(here, vector, zero)
         return Operand(x, Known(here, some))
     return Operand(x, Known(here, np.where(here, x, zero)))
+
+
+def arbitrary(
+    rng: np.random.Generator, kind: str, shape: Sequence[int]
+) -> Known:
+    """Any entries are known, and any of those are 0."""
+    inner = [n if rng.random() < 0.6 else min(n, 1) for n in shape]
+    outer = shape if rng.random() < 0.5 else inner
+    flags = rng.random(inner) < rng.choice([0.0, 0.5, 0.8, 1.0])
+    zero = rng.random(inner) < rng.choice([0.0, 0.5, 0.8, 1.0])
+    value = draw(rng, kind, inner)
+    value = np.where(flags & ~zero, value, np.zeros_like(value))
+    return Known(np.broadcast_to(flags, outer), np.broadcast_to(value, outer))
 
 
 def along(line: Array, axis: int, shape: Sequence[int]) -> Array:
@@ -960,9 +989,9 @@ class Job:
 
     def __init__(self, row: Row, seed: int) -> None:
         rng, self.row, self.units = np.random.default_rng(seed), row, Units(row)
-        states = rng.choice(STATES if seed else ["zero"], len(row.shapes))
+        known = states(rng, seed, len(row.shapes))
         chosen = self.units.some(rng, 0.7 if seed else 1)
-        several = zip(states, row.types, self.gone(chosen), strict=True)
+        several = zip(known, row.types, self.gone(chosen), strict=True)
         self.operands = [operand(rng, *here) for here in several]
         walk, self.outs = self.units.walk([x.known for x in self.operands])
         self.dead = chosen - needed(self.units, walk, self.outs)
@@ -1027,19 +1056,6 @@ class Job:
             (lost,) = self.units.gone([out.site.ids], [0], self.dead)
             y = y - out.site.terms(lost & out.site.adds)
         assert_same(small, y[np.ix_(*(np.flatnonzero(~x) for x in gone))])
-
-
-def arbitrary(
-    rng: np.random.Generator, kind: str, shape: Sequence[int]
-) -> Known:
-    """Any entries are known, and any of those are 0."""
-    inner = [n if rng.random() < 0.6 else min(n, 1) for n in shape]
-    outer = shape if rng.random() < 0.5 else inner
-    flags = rng.random(inner) < rng.choice([0.0, 0.5, 0.8, 1.0])
-    zero = rng.random(inner) < rng.choice([0.0, 0.5, 0.8, 1.0])
-    value = draw(rng, kind, inner)
-    value = np.where(flags & ~zero, value, np.zeros_like(value))
-    return Known(np.broadcast_to(flags, outer), np.broadcast_to(value, outer))
 
 
 def check(rows: Sequence[Row], seeds: Sequence[int]) -> None:

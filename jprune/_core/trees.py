@@ -17,6 +17,7 @@ from jax import lax
 from jax.tree_util import KeyPath
 
 from jprune._core.typing import Tree
+from jprune._core.xla import made_once
 
 
 def is_hole(node: Any) -> bool:
@@ -127,15 +128,14 @@ def is_array(leaf: Any) -> bool:
 def concatenate_many(numbers: list[jax.Array]) -> jax.Array:
     """Numbers of many leaves, ``[..., n]`` from each, in one array.
 
-    A few at a time, and behind barriers: what compiling one concatenation costs
-    grows with the square of its operands, and a reduction of it would become a
-    chain of operations that is fused into the work on each leaf.
+    A few at a time, each made once: what compiling one concatenation costs grows
+    with the square of its operands, and a reduction of it would become a chain of
+    operations that is fused into the work on each leaf.
     """
     few = 32
     while len(numbers) > 1:
         groups = [numbers[i : i + few] for i in range(0, len(numbers), few)]
         numbers = [
-            lax.optimization_barrier(jnp.concatenate(group, axis=-1))
-            for group in groups
+            made_once(jnp.concatenate(group, axis=-1)) for group in groups
         ]
     return numbers[0]

@@ -10,6 +10,7 @@ from jprune._core.checks import check_radius
 from jprune._core.scales import scale_of
 from jprune._core.trees import concatenate_many, wide_dtype
 from jprune._core.typing import Projection, Scalar, Tree
+from jprune._core.xla import apart
 
 
 @recorded
@@ -83,6 +84,6 @@ def _sum_of_squares(x: jax.Array) -> jax.Array:
     squares = jnp.square(x)
     mean = jax.lax.stop_gradient(jnp.mean(squares))
     rest = squares - mean
-    while rest.ndim:  # short sums; the barrier keeps them apart
-        rest = jax.lax.optimization_barrier(jnp.sum(rest, axis=-1))
+    while rest.ndim:  # short sums
+        rest = apart(jnp.sum(rest, axis=-1))
     return x.size * mean + rest

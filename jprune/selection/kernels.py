@@ -18,6 +18,7 @@ import numpy as np
 from jax import lax
 
 from jprune._core.layout import on_mesh
+from jprune._core.xla import made_once, not_hoisted
 from jprune.selection.keys import bits_type, float_of, none, scores_of
 
 
@@ -55,9 +56,7 @@ def among(scores: jax.Array, kept: jax.Array, grow: jax.Array) -> jax.Array:
 def count_at_most(x: jax.Array, asked: jax.Array) -> jax.Array:
     """The candidates with scores at or under each row but the last three."""
     if x.itemsize != asked.itemsize:
-        # Without the barrier the compiler prepares the scores once, outside
-        # the loop, and keeps them: a copy of the scores, and no faster.
-        x, asked = lax.optimization_barrier((x, asked))
+        x, asked = not_hoisted((x, asked))  # of the scores in another precision
     return _count([_at_most(x, low) for low in float_of(asked[:-3])])
 
 
@@ -68,7 +67,7 @@ def count_divided(x: jax.Array, asked: jax.Array) -> jax.Array:
     All scores at or under ``low`` go, and of those at or under ``high`` the ones in
     the last places; how many places is in each of the other rows.
     """
-    x, asked = lax.optimization_barrier((x, asked))
+    x, asked = not_hoisted((x, asked))
     low, high = float_of(asked[-3:-1])
     nan = _wide(jnp.isnan(high), x)  # all others are equal, and NaN
     ties = _at_most(x, high) | (nan & ~_is_none(x))
@@ -88,8 +87,7 @@ def mark(x: jax.Array, asked: jax.Array) -> jax.Array:
     shape = x.shape
     if not on_mesh(x):
         x = x.reshape(len(x), math.prod(shape[1:]))
-    # Else what brings each leaf its own would be made again in all that follow.
-    asked = lax.optimization_barrier(asked)
+    asked = made_once(asked)  # what brings each leaf its own
     last, nan = asked[:2].astype(np.int32)
     low, high = float_of(asked[2:4])
     place = _places(x)
@@ -106,7 +104,7 @@ def mark(x: jax.Array, asked: jax.Array) -> jax.Array:
 def count_true(flags: jax.Array) -> jax.Array:
     """How many are True."""
     # The compiler splits a sum of one array, and stores what is summed.
-    return lax.optimization_barrier(_count([flags, ~flags]))[:1]
+    return made_once(_count([flags, ~flags]))[:1]
 
 
 def _wide(values: jax.Array, x: jax.Array) -> jax.Array:
@@ -138,9 +136,7 @@ def _at_most(x: jax.Array, limit: jax.Array) -> jax.Array:
 
 def _places(x: jax.Array) -> jax.Array:
     """The flat index of each unit, counted from the end."""
-    # A one that is known only inside a loop: else the compiler makes all places
-    # once, outside, and keeps them.
-    one = lax.optimization_barrier(np.ones((), np.int32))
+    one = not_hoisted(np.ones((), np.int32))
     sharding, step = _explicit(x), 1
     place = lax.full(
         x.shape, np.int32(math.prod(x.shape[1:]) - 1), sharding=sharding

@@ -20,6 +20,7 @@ from jprune._core import counts as _counts
 from jprune._core.counts import Count
 from jprune._core.layout import on_mesh
 from jprune._core.trees import concatenate_many
+from jprune._core.xla import made_once
 from jprune.selection.keys import none
 
 _BLOCK = 2**20  # bytes: what a core has near
@@ -238,4 +239,4 @@ def split_entries(values: jax.Array, sizes: Iterable[int]) -> list[jax.Array]:
 
 def _first(values: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The first of some values, and all with the next one in front."""
-    return values[0], lax.optimization_barrier(jnp.roll(values, -1, 0))
+    return values[0], made_once(jnp.roll(values, -1, 0))

@@ -22,6 +22,7 @@ from jprune._core.seeds import key_maker
 from jprune._core.typing import Masks, Sparsity, Tree, Where
 from jprune._core.varying import vary_like
 from jprune._core.where import check_where
+from jprune._core.xla import not_hoisted
 from jprune.allocations import Allocation, uniform
 from jprune.choosing.choose import check_method, find
 from jprune.choosing.families import Method, kept_units
@@ -183,8 +184,8 @@ def _refresh(
         )
 
     def choose_again(now: tuple[jax.Array, Masks]) -> tuple[jax.Array, Masks]:
-        # Behind a barrier, else the compiler scores before it knows that it must.
-        (due, masks), p, remembered, g = lax.optimization_barrier(
+        # Nothing is scored before it is known that it must be.
+        (due, masks), p, remembered, g = not_hoisted(
             (now, params, state, grads)
         )
         kept = kept_units(method, masks, marked)
