@@ -1,15 +1,19 @@
 """`axes=products`: structures along the axes that are really multiplied."""
 
+import re
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import linen as nn
+from flax import nnx
 
 import jprune
 from jprune import allocations, structures
+from jprune._core.trees import leaves_with_path, path_name
 
 KEY = jax.random.key(0)
 
@@ -56,6 +60,14 @@ CASES: dict[str, tuple[Any, Any, Any, Any]] = {
 }
 
 
+KINDS: dict[str, Any] = {
+    "n_m": lambda **a: structures.n_m(2, 4, **a),
+    "fan_in": structures.fan_in,
+    "group": lambda **a: structures.group(2, **a),
+    "block": lambda **a: structures.block((2, 4), **a),
+}
+
+
 def drawn(shapes: Any) -> Any:
     return {
         name: jax.random.normal(jax.random.fold_in(KEY, i), shape)
@@ -69,12 +81,7 @@ def test_as_kernels_of_two_axes(name: str, kind: str) -> None:
     """Each layer's kernel as [in, out] by hand is the oracle."""
     fn, shapes, x, order = CASES[name]
     params = drawn(shapes)
-    make: Any = {
-        "n_m": lambda **a: structures.n_m(2, 4, **a),
-        "fan_in": structures.fan_in,
-        "group": lambda **a: structures.group(2, **a),
-        "block": lambda **a: structures.block((2, 4), **a),
-    }[kind]
+    make = KINDS[kind]
     products = jprune.trace_products(fn, params, x)
     structure = make(axes=products)
     masks = jprune.find_masks(params, 0.5, structure=structure)
@@ -103,6 +110,114 @@ def test_variables_and_their_params_have_the_same_axes() -> None:
     whole = jprune.find_masks(variables, 0.5, structure=structure)["params"]
     part = jprune.find_masks(variables["params"], 0.5, structure=structure)
     np.testing.assert_array_equal(whole["kernel"], part["kernel"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {"layers": [{"weight": (8, 16)}]},  # [out, in] of Equinox and PyTorch
+        {"layers": [{"kernel": (16, 2, 8)}]},  # [in, heads, width]
+        {"layers": [{"kernel": (3, 3, 8, 16)}]},
+        {"layers": [{"kernel": (16,)}]},
+    ],
+    ids=str,
+)
+def test_axes_are_never_guessed(kind: str, tree: Any) -> None:
+    shape = next(iter(tree["layers"][0].values()))
+    params = jax.tree.map(
+        jnp.ones, tree, is_leaf=lambda x: isinstance(x, tuple)
+    )
+    name = next(iter(tree["layers"][0]))
+    message = (
+        rf"`{kind}\(in_axis=None.*'layers/0/{name}', of shape "
+        rf"{re.escape(str(shape))}.*`in_axis=-2, out_axis=-1`.*"
+        r"`axes=jprune.trace_products\(fn, params, \*args\)`"
+    )
+    where = jax.tree.map(lambda _: True, params)
+    structure = KINDS[kind]()
+    with pytest.raises(ValueError, match=message):
+        jprune.find_masks(params, 0.5, structure=structure, where=where)
+    with pytest.raises(ValueError, match=message):
+        jprune.prune(0.5, structure=structure, where=where).init(params)
+    one = KINDS[kind](in_axis=0)  # of two
+    with pytest.raises(ValueError, match=message):
+        jprune.find_masks(params, 0.5, structure=one, where=where)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_said_of_axes_counts_for_every_leaf(kind: str) -> None:
+    w = drawn({"w": (16, 8)})["w"]
+    plain = jprune.find_masks(w, 0.5, structure=KINDS[kind]())
+    said = KINDS[kind](in_axis=-1, out_axis=-2)
+    found = jprune.find_masks({"weight": w.T}, 0.5, structure=said)
+    np.testing.assert_array_equal(found["weight"].T, plain)
+    said = KINDS[kind](in_axis=-2, out_axis=-1)
+    found = jprune.find_masks({"weight": w}, 0.5, structure=said)
+    np.testing.assert_array_equal(found["weight"], plain)
+
+
+def by_hand(kind: str, kernel: np.ndarray) -> np.ndarray:
+    """Masks of [in, out] at .5, by sorts."""
+    inner, outer = kernel.shape
+    if kind in ("n_m", "fan_in"):
+        pools = kernel.reshape(-1, 4 if kind == "n_m" else inner, outer)
+        order = np.argsort(np.argsort(-abs(pools), axis=1), axis=1)
+        return (order < pools.shape[1] // 2).reshape(kernel.shape)
+    rows, columns = (1, 2) if kind == "group" else (2, 4)
+    boxes = kernel.reshape(inner // rows, rows, outer // columns, columns)
+    norms = np.sqrt((boxes.astype(np.float64) ** 2).sum((1, 3)))
+    order = np.argsort(np.argsort(-norms.ravel())).reshape(norms.shape)
+    kept = order < norms.size // 2
+    return np.kron(kept, np.ones((rows, columns), bool)).astype(bool)
+
+
+def linen_attention() -> Any:
+    model = nn.MultiHeadDotProductAttention(num_heads=2)
+    x = jnp.ones((1, 3, 16))
+    return model.apply, model.init(KEY, x), x
+
+
+def nnx_attention() -> Any:
+    model = nnx.MultiHeadAttention(
+        num_heads=2, in_features=16, decode=False, rngs=nnx.Rngs(0)
+    )
+    graph, state = nnx.split(model)
+    return lambda p, x: nnx.merge(graph, p)(x), state, jnp.ones((1, 3, 16))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("make", [linen_attention, nnx_attention])
+def test_attention_of_flax(make: Any, kind: str) -> None:
+    fn, params, x = make()
+    products = jprune.trace_products(fn, params, x)
+    structure = KINDS[kind](axes=products)
+    masks = jprune.find_masks(params, 0.5, structure=structure)
+    seen = 0
+    for (path, p), (_, mask) in zip(
+        *map(leaves_with_path, (params, masks)), strict=True
+    ):
+        if path_name(path).endswith("kernel"):
+            wanted = by_hand(kind, np.asarray(p).reshape(16, 16))
+            np.testing.assert_array_equal(mask.reshape(16, 16), wanted)
+            seen += 1
+        else:
+            assert mask == optax.MaskedNode()
+    assert seen == 4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_linear_layers_of_equinox(kind: str) -> None:
+    eqx = pytest.importorskip("equinox")
+    model = eqx.nn.MLP(16, 8, 24, 1, key=KEY)
+    params, static = eqx.partition(model, eqx.is_inexact_array)
+    products = jprune.trace_products(
+        lambda p, x: eqx.combine(p, static)(x), params, jnp.ones(16)
+    )
+    masks = jprune.find_masks(params, 0.5, structure=KINDS[kind](axes=products))
+    for layer, mask in zip(params.layers, masks.layers, strict=True):
+        wanted = by_hand(kind, np.asarray(layer.weight).T)
+        np.testing.assert_array_equal(mask.weight.T, wanted)
 
 
 def test_erdos_renyi_sees_one_layer_of_a_stack() -> None:

@@ -706,6 +706,7 @@ def calls() -> Iterator[Row]:
         ),
         (lambda p, x: lax.cond(p, jnp.sin, lambda x: x * 0, x), "- ab", "bf"),
         (lambda i, *xs: lax.switch(i, branches, *xs), "- ab ab", "nff"),
+        (lambda p, *xs: lax.cond(p, *branches[1:], *xs), "- ab ab", "bff"),
     )
 
     def loop(fn: Any, x: Any) -> Any:
@@ -719,7 +720,8 @@ def calls() -> Iterator[Row]:
     yield from rows(
         "while",
         (lambda x, w: loop(lambda x: around(x, w), x), "ab bc"),
-        (lambda x: loop(lambda xs: xs[::-1], (x, x * 2)), "ab"),
+        (lambda *xs: loop(lambda xs: xs[::-1], xs), "ab ab"),
+        (lambda x: loop(lambda y: x - y, jnp.zeros((3, 4))), "ab"),
         (
             lambda x: lax.while_loop(lambda x: x.sum() < 9, lambda x: x + 1, x),
             "34",
@@ -744,6 +746,8 @@ def calls() -> Iterator[Row]:
             lambda x, w: lax.scan(lambda x, _: (around(x, w), x), x, None, 3),
             "ab bc",
         ),
+        (lambda *xs: lax.scan(lambda x, w: (w, x), *xs), "ab 3ab"),
+        (lambda w: lax.scan(both, jnp.zeros((3, 4)), w), "3ab"),
         (lambda xs, w: lax.map(lambda x: x @ w, xs), "2ab bc"),
         (lambda *xs: lax.scan(lambda x, w: (x, x @ w), *xs)[1], "ab 2bc"),
     )

@@ -55,15 +55,19 @@ def slices(axis: int) -> Callable[[tuple[int, ...]], Any]:
     return lambda shape: (np.zeros(shape, int), np.indices(shape)[axis])
 
 
+LAST: Any = {"in_axis": -2, "out_axis": -1}
 STRUCTURES: dict[str, tuple[jprune.structures.Structure, Any]] = {
     "unstructured": (structures.unstructured(), boxes(1, 1)),
-    "fan_in": (structures.fan_in(), outputs),
-    "group": (structures.group(2), boxes(1, 2)),
-    "group_ragged": (structures.group(4, pooling="l1"), boxes(1, 4)),
-    "block": (structures.block((2, 3)), boxes(2, 3)),
-    "block_ragged": (structures.block((3, 4), pooling="mean"), boxes(3, 4)),
-    "n_m": (structures.n_m(2, 4), patterns(4)),
-    "n_m_low": (structures.n_m(0, 2), patterns(2)),
+    "fan_in": (structures.fan_in(**LAST), outputs),
+    "group": (structures.group(2, **LAST), boxes(1, 2)),
+    "group_ragged": (structures.group(4, pooling="l1", **LAST), boxes(1, 4)),
+    "block": (structures.block((2, 3), **LAST), boxes(2, 3)),
+    "block_ragged": (
+        structures.block((3, 4), pooling="mean", **LAST),
+        boxes(3, 4),
+    ),
+    "n_m": (structures.n_m(2, 4, **LAST), patterns(4)),
+    "n_m_low": (structures.n_m(0, 2, **LAST), patterns(2)),
     "channel": (structures.channel(), slices(-1)),
     "channel_in": (structures.channel(-2, pooling="max"), slices(-2)),
 }

@@ -47,25 +47,17 @@ class Layout(NamedTuple):
         return [math.prod(shape[i] for i in group) for group in self.groups]
 
 
-Axes: TypeAlias = dict[str, tuple[int, ...]] | Products
-"""What axes are: the same for all leaves, or as each is multiplied."""
+Named: TypeAlias = dict[str, tuple[int, ...]]
+"""What axes are, by the names of arguments."""
+
+Axes: TypeAlias = Named | Products
+"""The same for all leaves, where nothing is said a kernel's, or as multiplied."""
+
+_KERNEL = ("in_axis", "out_axis")  # of two axes, in this order
 
 
-def check_axes(call: str, products: Any = None, **axes: Any) -> Axes:
-    """Each argument as a tuple of ints, or the products if there are any."""
-    if products is not None:
-        if not isinstance(products, Products):
-            raise ValueError(
-                f"`{call}(axes=...)` must be what `jprune.trace_products(fn, "
-                f"params, *args)` returns, got {describe(products)}."
-            )
-        twice = [n for n, x in axes.items() if x != _DEFAULTS[n]]
-        if twice:
-            raise ValueError(
-                f"`{call}(axes=..., {twice[0]}=...)`: give one of both: "
-                "products say what the axes are."
-            )
-        return products
+def check_axes(call: str, **axes: Any) -> Named:
+    """Each argument as a tuple of ints."""
     checked = {}
     for name, axis in axes.items():
         several = isinstance(axis, Sequence) and not isinstance(axis, str)
@@ -80,15 +72,66 @@ def check_axes(call: str, products: Any = None, **axes: Any) -> Axes:
     return checked
 
 
-_DEFAULTS = {"in_axis": -2, "out_axis": -1, "batch_axis": ()}
+def check_kernel_axes(
+    call: str, products: Products | None, **axes: Axis | None
+) -> Axes:
+    """The same, without those that are None; or the products if there are any."""
+    given = {
+        name: axis
+        for name, axis in axes.items()
+        if not (name in _KERNEL and axis is None)
+    }
+    if products is None:
+        return check_axes(call, **given)
+    if not isinstance(products, Products):
+        raise ValueError(
+            f"`{call}(axes=...)` must be what `jprune.trace_products(fn, "
+            f"params, *args)` returns, got {describe(products)}."
+        )
+    twice = [name for name, axis in given.items() if axis != ()]
+    if twice:
+        raise ValueError(
+            f"`{call}(axes=..., {twice[0]}=...)`: give one of both: "
+            "products say what the axes are."
+        )
+    return products
+
+
+def place_kernel_axes(
+    call: str, path: Any, shape: tuple[int, ...], axes: Axes
+) -> list[tuple[int, ...]]:
+    """Axes of inputs, outputs and layers of one leaf, then those of a window."""
+    if isinstance(axes, Products):
+        axes = _multiplied(call, path, axes)
+    elif not set(_KERNEL) <= axes.keys():
+        axes = _guessed(call, path, shape, axes)
+    names = (*_KERNEL, "batch_axis")
+    return place_axes(call, path, len(shape), {n: axes[n] for n in names})
+
+
+def _guessed(
+    call: str, path: Any, shape: tuple[int, ...], axes: Named
+) -> Named:
+    """Of two axes the first is contracted, unless the name says otherwise."""
+    layers = {axis % len(shape) for axis in axes["batch_axis"] if shape}
+    rest = [(axis,) for axis in range(len(shape)) if axis not in layers]
+    if len(rest) != 2 or path_name(path[-1:]) == "weight":
+        raise ValueError(
+            f"`{call}(in_axis=None, out_axis=None)`: which axes of "
+            f"{path_name(path)!r}, of shape {shape}, are inputs and outputs? "
+            "`in_axis=-2, out_axis=-1` for kernels [in, out] and of "
+            "convolutions, `in_axis=-1, out_axis=-2` for weights [out, in] of "
+            "Equinox and PyTorch, `axes=jprune.trace_products(fn, params, "
+            "*args)` for all that a function multiplies; `where=` can leave "
+            "the leaf out."
+        )
+    return dict(zip(_KERNEL, rest, strict=True)) | axes
 
 
 def place_axes(
-    call: str, path: Any, ndim: int, axes: Axes
+    call: str, path: Any, ndim: int, axes: Named
 ) -> list[tuple[int, ...]]:
-    """Axes of inputs, outputs and layers from the front, then all others."""
-    if isinstance(axes, Products):
-        axes = _multiplied(call, path, axes)
+    """The axes of each argument from the front, then all others."""
     owner: dict[int, str] = {}
     placed = []
     for name, group in axes.items():
@@ -108,19 +151,7 @@ def place_axes(
     return [*placed, tuple(i for i in range(ndim) if i not in owner)]
 
 
-def layers_of(
-    call: str, path: Any, ndim: int, batch_axis: Axis | Products
-) -> list[int]:
-    """The axes of a leaf that stack layers."""
-    if isinstance(batch_axis, Products):
-        return list(_multiplied(call, path, batch_axis)["batch_axis"])
-    axes: Any = batch_axis if isinstance(batch_axis, Sequence) else [batch_axis]
-    return [axis % ndim for axis in axes]
-
-
-def _multiplied(
-    call: str, path: Any, products: Products
-) -> dict[str, tuple[int, ...]]:
+def _multiplied(call: str, path: Any, products: Products) -> Named:
     """The axes of one leaf, as it is multiplied."""
     known = list(
         dict.fromkeys([*(use.path for use in products.uses), *products.missed])

@@ -6,7 +6,7 @@ A *hole* is a place without a parameter: ``None`` or ``optax.MaskedNode``. A
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -72,6 +72,20 @@ def rebuild(params: Tree, leaves: list[Any]) -> Tree:
     return jax.tree.unflatten(
         jax.tree.structure(params, is_leaf=is_hole), leaves
     )
+
+
+def map_with_path(
+    function: Callable[..., Any], tree: Tree, *rest: Tree
+) -> Tree:
+    """``jax.tree_util.tree_map_with_path`` that sees through boxes."""
+    others = (jax.tree.leaves(other, is_leaf=is_hole) for other in rest)
+    found = [
+        x if is_hole(x) else function(path, x, *more)
+        for (path, x), *more in zip(
+            leaves_with_path(tree), *others, strict=True
+        )
+    ]
+    return rebuild(tree, found)
 
 
 def is_floating(leaf: Any) -> bool:

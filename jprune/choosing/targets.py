@@ -11,7 +11,6 @@ import numpy as np
 
 from jprune._core import counts as _counts
 from jprune._core.checks import is_traced
-from jprune._core.layout import layers_of
 from jprune._core.trees import (
     concatenate_many,
     is_hole,
@@ -214,10 +213,11 @@ def _int32(count: Any) -> jax.Array:
 
 def _layer(method: Method, path: Any, p: Any) -> tuple[int, ...]:
     """The shape of a parameter, or of one layer where it stacks several."""
-    stacked = layers_of(
-        method.call, path, np.ndim(p), method.structure.batch_axis
-    )
-    return tuple(n for i, n in enumerate(np.shape(p)) if i not in stacked)
+    shape, structure = np.shape(p), method.structure
+    if structure.layer is not None:
+        return structure.layer(path, shape)
+    stacked = np.ravel(np.array(structure.batch_axis, int))
+    return tuple(np.delete(np.array(shape, int), stacked).tolist())
 
 
 def is_due(method: Method, counts: Counts, kept: Kept) -> jax.Array:

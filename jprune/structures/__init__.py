@@ -2,10 +2,12 @@
 
 Axes are named as in ``jax.nn.initializers``: ``in_axis`` is contracted,
 ``out_axis`` makes outputs, ``batch_axis`` holds layers that are stacked (a
-scan"s, say), and what is left is a convolution"s window. Each is an int or a
-sequence of ints; several are read as one merged axis, in the given order.
+scan's, say), and what is left is a convolution's window. Each is an int or a
+sequence of ints; several are read as one merged axis, in the given order. Of two
+axes the first is contracted unless you say otherwise. Of more axes, and of a leaf
+called ``weight``, you say which is which, or ``axes=jprune.trace_products(...)`` does.
 
-The score of a unit is pooled from its weights" by ``pooling``: ``"l2"``
+The score of a unit is pooled from its weights' by ``pooling``: ``"l2"``
 (:math:`\\sqrt{\\sum s^2}`, the default), ``"l1"`` (:math:`\\sum |s|`), ``"mean"``
 or ``"max"`` (of the scores as they are, which may be negative). Of criteria whose
 signs count, ``movement()`` for one, the first two are the norm of the positive

@@ -14,13 +14,12 @@ from jprune._core.layout import (
     Axis,
     Layout,
     join_axes,
-    place_axes,
+    place_kernel_axes,
     rearrange,
     split_axes,
     units_spec,
 )
-from jprune._core.products import Products
-from jprune._core.trees import path_name
+from jprune._core.trees import map_with_path, path_name
 from jprune._core.typing import Masks, Tree, Where
 from jprune.structures.pooling import POOLINGS, check_pooling, of_weights
 
@@ -46,7 +45,7 @@ class Structure(NamedTuple):
 
     to_units: Callable[[Tree], Tree]  # scores of weights -> scores of units
     to_masks: Callable[[Masks, Tree], Masks]  # masks of units, params -> masks
-    batch_axis: Axis | Products = ()  # axes that stack layers
+    batch_axis: Axis = ()  # axes that stack layers
     # Where all pools of a leaf keep equally many units, how many that is:
     # (sparsity of the leaf, int64 sizes of pools) -> counts. A number is refused
     # of which it makes another by more than rounding.
@@ -64,6 +63,9 @@ class Structure(NamedTuple):
     cost: Callable[[jax.Array], jax.Array] | None = None
     pooling: str | None = None  # its name: norms lose the signs of scores
     moves: bool = False  # whether units are weights, and only moved: bools too
+    # Where it knows which axes are which: (path, shape) of a leaf -> the sizes of
+    # (*window, inputs, outputs) of one layer.
+    layer: Callable[[Any, tuple[int, ...]], tuple[int, ...]] | None = None
 
     def __repr__(self) -> str:
         return show(self)
@@ -107,7 +109,7 @@ def structure_of(
             mesh = jax.typeof(x).sharding.mesh
             return rearrange(units, x, mesh, units_spec(x, layout))
 
-        return jax.tree_util.tree_map_with_path(leaf, scores)
+        return map_with_path(leaf, scores)
 
     def to_masks(units: Masks, params: Tree) -> Masks:
         def leaf(path: Any, p: jax.Array, mask: jax.Array) -> jax.Array:
@@ -128,7 +130,7 @@ def structure_of(
             sharding = jax.typeof(p).sharding
             return rearrange(weights, mask, sharding.mesh, sharding.spec)
 
-        return jax.tree_util.tree_map_with_path(leaf, params, units)
+        return map_with_path(leaf, params, units)
 
     return Structure(
         to_units,
@@ -145,30 +147,40 @@ def weights_last(layout: Layout) -> tuple[int, ...]:
     return 0, *range(1, 2 * len(layout.tiles), 2), *of_weights(layout)
 
 
+def layer_of(
+    call: str, axes: Axes
+) -> Callable[[Any, tuple[int, ...]], tuple[int, ...]]:
+    """The sizes of ``(*window, in, out)`` of one layer of a leaf."""
+
+    def layer(path: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
+        inner, outer, _, window = place_kernel_axes(call, path, shape, axes)
+        groups = (*((i,) for i in window), inner, outer)
+        return tuple(math.prod(shape[i] for i in group) for group in groups)
+
+    return layer
+
+
 def tiles(
-    call: str,
-    axes: Axes,
-    tile: tuple[int, ...],
-    pooling: str,
-    batch_axis: Axis | Products,
+    call: str, axes: Axes, tile: tuple[int, ...], pooling: str
 ) -> Structure:
     """Units are boxes in ``(*window, in, out)``, of which ``tile`` has the last."""
-    check_pooling(call.partition("(")[0], pooling)
+    name = call.partition("(")[0]
+    check_pooling(name, pooling)
+    layer = layer_of(name, axes)
 
     def read(path: Any, shape: tuple[int, ...]) -> Layout:
-        name = call.partition("(")[0]
-        inner, outer, batch, window = place_axes(name, path, len(shape), axes)
+        inner, outer, batch, window = place_kernel_axes(name, path, shape, axes)
         groups = [*((i,) for i in window), inner, outer]
-        sizes = [int(np.prod([shape[i] for i in g], dtype=int)) for g in groups]
+        sizes = layer(path, shape)
         own = sizes[-len(tile) :] if len(tile) <= len(sizes) else ()
         large = any(t > size for t, size in zip(tile, own, strict=False))
         if not own or (large and 0 not in shape):  # nothing fits anywhere
             raise ValueError(
                 f"`{call}` does not fit into {path_name(path)!r}, whose window, "
-                f"in and out axes have the sizes {tuple(sizes)}; `where=` can "
+                f"in and out axes have the sizes {sizes}; `where=` can "
                 "leave the leaf out."
             )
         rest = len(sizes) - len(tile)
         return Layout((batch, *groups), (1,) * rest + tile)
 
-    return structure_of(read, pooling, batch_axis=batch_axis)
+    return structure_of(read, pooling, layer=layer)

@@ -6,7 +6,7 @@ from jprune._core.calls import recorded
 from jprune._core.checks import check_integer
 from jprune._core.layout import (
     Axis,
-    check_axes,
+    check_kernel_axes,
 )
 from jprune._core.products import Products
 from jprune.structures._base import Structure, tiles
@@ -17,8 +17,8 @@ def block(
     shape: Sequence[int],
     *,
     pooling: str = "l2",
-    in_axis: Axis = -2,
-    out_axis: Axis = -1,
+    in_axis: Axis | None = None,
+    out_axis: Axis | None = None,
     batch_axis: Axis = (),
     axes: Products | None = None,
 ) -> Structure:
@@ -32,8 +32,10 @@ def block(
     Args:
       shape: The sizes of a block, for example ``(32, 32)``. Static.
       pooling: ``"l2"``, ``"l1"``, ``"mean"`` or ``"max"``, of a unit's scores.
-      in_axis: Axes of inputs; several are merged in the given order.
-      out_axis: Axes of outputs, likewise.
+      in_axis: Axes of inputs; several are merged in the given order. None: the
+        first of two, beside those that stack layers. A leaf with more, or called
+        ``weight`` (which Equinox and PyTorch hold as [out, in]), is refused.
+      out_axis: Axes of outputs, likewise. None: the second of two.
       batch_axis: Axes that stack layers: each index is a pool of its own.
       axes: What :func:`jprune.trace_products` returned, in place of all three: each
         leaf's axes as they are really multiplied, whatever its layout is.
@@ -43,7 +45,7 @@ def block(
 
     Raises:
       ValueError: Here for a bad ``shape`` or ``pooling``; when used, if the block
-        is larger than a leaf, or an axis is out of range or taken twice.
+        is larger than a leaf, or an axis is unknown, out of range or taken twice.
 
     References:
       Narang et al., `Block-Sparse Recurrent Neural Networks
@@ -62,7 +64,7 @@ def block(
     tile = tuple(
         check_integer("`block(shape)`", size, 1, static=True) for size in sizes
     )
-    placed = check_axes(
+    placed = check_kernel_axes(
         "block", axes, in_axis=in_axis, out_axis=out_axis, batch_axis=batch_axis
     )
-    return tiles(f"block({tile})", placed, tile, pooling, axes or batch_axis)
+    return tiles(f"block({tile})", placed, tile, pooling)

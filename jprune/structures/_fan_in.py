@@ -9,18 +9,18 @@ from jprune._core.calls import recorded
 from jprune._core.layout import (
     Axis,
     Layout,
-    check_axes,
-    place_axes,
+    check_kernel_axes,
+    place_kernel_axes,
 )
 from jprune._core.products import Products
-from jprune.structures._base import Structure, structure_of
+from jprune.structures._base import Structure, layer_of, structure_of
 
 
 @recorded
 def fan_in(
     *,
-    in_axis: Axis = -2,
-    out_axis: Axis = -1,
+    in_axis: Axis | None = None,
+    out_axis: Axis | None = None,
     batch_axis: Axis = (),
     axes: Products | None = None,
 ) -> Structure:
@@ -34,8 +34,11 @@ def fan_in(
     ``global_ranking``, which promises no equal numbers, is refused.
 
     Args:
-      in_axis: Axes of inputs.
-      out_axis: Axes of outputs: each combination of their indices is one.
+      in_axis: Axes of inputs. None: the first of two, beside those that stack
+        layers. A leaf with more, or called ``weight`` (which Equinox and PyTorch
+        hold as [out, in]), is refused.
+      out_axis: Axes of outputs: each combination of their indices is one. None:
+        the second of two.
       batch_axis: Axes that stack layers.
       axes: What :func:`jprune.trace_products` returned, in place of all three: each
         leaf's axes as they are really multiplied, whatever its layout is.
@@ -45,8 +48,8 @@ def fan_in(
       keys and two counts in memory for each output.
 
     Raises:
-      ValueError: When used, if an axis is out of range for a leaf, or taken
-        twice.
+      ValueError: When used, if an axis is unknown, out of range for a leaf, or
+        taken twice.
 
     References:
       Lasby et al., `Dynamic Sparse Training with Structured Sparsity
@@ -59,7 +62,7 @@ def fan_in(
     >>> masks.T.tolist()
     [[False, False, True, True], [True, True, False, False]]
     """
-    placed = check_axes(
+    placed = check_kernel_axes(
         "fan_in",
         axes,
         in_axis=in_axis,
@@ -68,8 +71,8 @@ def fan_in(
     )
 
     def read(path: Any, shape: tuple[int, ...]) -> Layout:
-        inner, outer, batch, window = place_axes(
-            "fan_in", path, len(shape), placed
+        inner, outer, batch, window = place_kernel_axes(
+            "fan_in", path, shape, placed
         )
         units = (*window, *inner)
         return Layout(
@@ -79,4 +82,4 @@ def fan_in(
     def kept(sparsity: Any, sizes: np.ndarray) -> Any:
         return _counts.left_of(sparsity, sizes)
 
-    return structure_of(read, batch_axis=axes or batch_axis, kept=kept)
+    return structure_of(read, layer=layer_of("fan_in", placed), kept=kept)

@@ -4,7 +4,7 @@ from jprune._core.calls import recorded
 from jprune._core.checks import check_integer
 from jprune._core.layout import (
     Axis,
-    check_axes,
+    check_kernel_axes,
 )
 from jprune._core.products import Products
 from jprune.structures._base import Structure, tiles
@@ -15,8 +15,8 @@ def group(
     size: int,
     *,
     pooling: str = "l2",
-    in_axis: Axis = -2,
-    out_axis: Axis = -1,
+    in_axis: Axis | None = None,
+    out_axis: Axis | None = None,
     batch_axis: Axis = (),
     axes: Products | None = None,
 ) -> Structure:
@@ -29,8 +29,11 @@ def group(
     Args:
       size: Outputs in a group, at least 1. Static.
       pooling: ``"l2"``, ``"l1"``, ``"mean"`` or ``"max"``, of a unit's scores.
-      in_axis: Axes of inputs.
-      out_axis: Axes of outputs; several are merged in the given order.
+      in_axis: Axes of inputs. None: the first of two, beside those that stack
+        layers. A leaf with more, or called ``weight`` (which Equinox and PyTorch
+        hold as [out, in]), is refused.
+      out_axis: Axes of outputs; several are merged in the given order. None: the
+        second of two.
       batch_axis: Axes that stack layers: each index is a pool of its own.
       axes: What :func:`jprune.trace_products` returned, in place of all three: each
         leaf's axes as they are really multiplied, whatever its layout is.
@@ -40,7 +43,7 @@ def group(
 
     Raises:
       ValueError: Here for a bad ``size`` or ``pooling``; when used, if a leaf
-        has fewer outputs, or an axis is out of range or taken twice.
+        has fewer outputs, or an axis is unknown, out of range or taken twice.
 
     References:
       Narang et al., `Block-Sparse Recurrent Neural Networks
@@ -53,7 +56,7 @@ def group(
            [ True,  True, False, False]], dtype=bool)
     """
     size = check_integer("`group(size)`", size, 1, static=True)
-    placed = check_axes(
+    placed = check_kernel_axes(
         "group", axes, in_axis=in_axis, out_axis=out_axis, batch_axis=batch_axis
     )
-    return tiles(f"group({size})", placed, (size,), pooling, axes or batch_axis)
+    return tiles(f"group({size})", placed, (size,), pooling)

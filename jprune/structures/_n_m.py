@@ -10,12 +10,12 @@ from jprune._core.checks import check_integer
 from jprune._core.layout import (
     Axis,
     Layout,
-    check_axes,
-    place_axes,
+    check_kernel_axes,
+    place_kernel_axes,
 )
 from jprune._core.products import Products
 from jprune._core.trees import path_name
-from jprune.structures._base import Structure, structure_of
+from jprune.structures._base import Structure, layer_of, structure_of
 
 
 @recorded
@@ -23,8 +23,8 @@ def n_m(
     n: int,
     m: int,
     *,
-    in_axis: Axis = -2,
-    out_axis: Axis = -1,
+    in_axis: Axis | None = None,
+    out_axis: Axis | None = None,
     batch_axis: Axis = (),
     axes: Products | None = None,
 ) -> Structure:
@@ -41,8 +41,10 @@ def n_m(
     Args:
       n: How many stay at least, from 0 to ``m``. Static.
       m: Of how many. Static.
-      in_axis: The contracted axes; several are merged in the given order.
-      out_axis: Axes of outputs.
+      in_axis: The contracted axes; several are merged in the given order. None:
+        the first of two, beside those that stack layers. A leaf with more, or called
+        ``weight`` (which Equinox and PyTorch hold as [out, in]), is refused.
+      out_axis: Axes of outputs. None: the second of two.
       batch_axis: Axes that stack layers.
       axes: What :func:`jprune.trace_products` returned, in place of all three: each
         leaf's axes as they are really multiplied, whatever its layout is.
@@ -52,7 +54,7 @@ def n_m(
 
     Raises:
       ValueError: Here if ``n > m``; when used, if ``m`` does not divide a leaf's
-        contracted axis, or an axis is out of range or taken twice.
+        contracted axis, or an axis is unknown, out of range or taken twice.
 
     References:
       Mishra et al., `Accelerating Sparse Deep Neural Networks
@@ -71,13 +73,13 @@ def n_m(
     m = check_integer("`n_m(m)`", m, 1, static=True)
     if n > m:
         raise ValueError(f"`n_m(n, m)` needs n <= m, got n={n}, m={m}.")
-    placed = check_axes(
+    placed = check_kernel_axes(
         "n_m", axes, in_axis=in_axis, out_axis=out_axis, batch_axis=batch_axis
     )
 
     def read(path: Any, shape: tuple[int, ...]) -> Layout:
-        inner, outer, batch, window = place_axes(
-            "n_m", path, len(shape), placed
+        inner, outer, batch, window = place_kernel_axes(
+            "n_m", path, shape, placed
         )
         size = int(np.prod([shape[i] for i in inner], dtype=int))
         if size % m:
@@ -98,5 +100,5 @@ def n_m(
         return _counts.where(_counts.less(left, least), least, left)
 
     return structure_of(
-        read, batch_axis=axes or batch_axis, kept=kept, few_units=True
+        read, layer=layer_of("n_m", placed), kept=kept, few_units=True
     )
