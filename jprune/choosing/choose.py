@@ -19,10 +19,16 @@ from jprune._core.seeds import key_maker
 from jprune._core.trees import is_hole
 from jprune._core.typing import Masks, Tree, Where
 from jprune._core.where import check_where
-from jprune.allocations import Allocation, uniform
+from jprune.allocations import Allocation
 from jprune.choosing import budget as _budget
 from jprune.choosing.budget import Budget
-from jprune.choosing.families import Kept, Method, kept_units, unit_scores
+from jprune.choosing.families import (
+    Kept,
+    Method,
+    kept_units,
+    method_of,
+    unit_scores,
+)
 from jprune.choosing.targets import (
     Counts,
     check_reach,
@@ -47,7 +53,7 @@ def find_masks(
     *,
     criterion: Criterion = magnitude(),
     structure: Structure = unstructured(),
-    allocation: Allocation = uniform(),
+    allocation: Allocation | None = None,
     where: Where = None,
     masks: Masks | None = None,
     grads: Tree | None = None,
@@ -63,7 +69,11 @@ def find_masks(
         or NaN it prunes nothing: masks in force stay as they are.
       criterion: What matters; see :mod:`jprune.criteria`.
       structure: In what shape; see :mod:`jprune.structures`.
-      allocation: How much where; see :mod:`jprune.allocations`.
+      allocation: How much where; see :mod:`jprune.allocations`. None: by
+        ``erdos_renyi()`` where every selected leaf has two axes (beside the
+        structure's ``batch_axis``), is the kernel of a convolution (four or five),
+        or the structure knows its inputs and outputs; else, and for ``n_m`` and
+        ``units``, by ``uniform()``.
       where: The leaves that are pruned: a bool tree or prefix of ``params``, a
         callable ``params -> bool tree``, or a regular expression searched in
         the leaf's path (``"Dense_0/kernel"``). Default: floating leaves with
@@ -95,9 +105,19 @@ def find_masks(
     ...                    "bias": jnp.ones(2)}, .5)
     {'bias': MaskedNode(), 'kernel': Array([[False,  True],
            [ True, False]], dtype=bool)}
+
+    Of two layers the smaller is denser, by Erdos-Renyi, unless you say otherwise:
+
+    >>> params = {"small": jnp.ones((4, 4)), "large": jnp.ones((16, 16))}
+    >>> masks = jprune.find_masks(params, .75)
+    >>> int(masks["small"].sum()), int(masks["large"].sum())
+    (14, 54)
+    >>> masks = jprune.find_masks(
+    ...     params, .75, allocation=jprune.allocations.uniform())
+    >>> int(masks["small"].sum()), int(masks["large"].sum())
+    (4, 64)
     """
-    method = Method("find_masks", criterion, structure, allocation)
-    method.check()
+    method = method_of("find_masks", criterion, structure, allocation)
     check_order("find_masks", params, sparsity)
     sparsity = check_fixed("find_masks", sparsity)
     check_where("find_masks", where)

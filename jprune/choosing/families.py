@@ -13,6 +13,7 @@ from jprune._core.trees import at_least_float32, concatenate_many
 from jprune._core.typing import Masks, Tree, Where
 from jprune._core.where import choose, not_pruned
 from jprune.allocations import Allocation
+from jprune.choosing.default import default_allocation
 from jprune.criteria import Criterion
 from jprune.selection.ranking import count_alike
 from jprune.selection.select import count_kept
@@ -28,19 +29,6 @@ class Method(NamedTuple):
     allocation: Allocation
     role: str = "criterion"  # the criterion's name in the call
 
-    def check(self) -> None:
-        """Refuses uncalled factories and what does not go together."""
-        check_member(self.call, self.role, self.criterion, Criterion)
-        check_member(self.call, "structure", self.structure, Structure)
-        check_member(self.call, "allocation", self.allocation, Allocation)
-        if self.allocation.joint and self.structure.kept is not None:
-            raise ValueError(
-                f"`{self.call}(structure=..., allocation=...)`: "
-                f"`{self.structure}` keeps the same number in all pools, which "
-                f"one ranking, `{self.allocation}`, can't; `uniform` and "
-                "`erdos_renyi` can."
-            )
-
     def choose(self, where: Where, params: Tree) -> Tree:
         """``params`` with holes in place of what is not pruned."""
         if self.structure.where is not None:
@@ -52,6 +40,32 @@ class Method(NamedTuple):
                 )
             where = self.structure.where
         return choose(self.call, where, params, not_pruned)
+
+
+def method_of(
+    call: str,
+    criterion: Criterion,
+    structure: Structure,
+    allocation: Allocation | None,
+    role: str = "criterion",
+) -> Method:
+    """What decides, with the default in place of an allocation that is None.
+
+    Raises:
+      ValueError: An uncalled factory, or what does not go together.
+    """
+    check_member(call, role, criterion, Criterion)
+    check_member(call, "structure", structure, Structure)
+    if allocation is None:
+        allocation = default_allocation(structure)
+    check_member(call, "allocation", allocation, Allocation)
+    if allocation.joint and structure.kept is not None:
+        raise ValueError(
+            f"`{call}(structure=..., allocation=...)`: `{structure}` keeps the "
+            f"same number in all pools, which one ranking, `{allocation}`, "
+            "can't; `uniform` and `erdos_renyi` can."
+        )
+    return Method(call, criterion, structure, allocation, role)
 
 
 def unit_scores(

@@ -99,7 +99,10 @@ def pools_of(method: Method, params: Tree) -> Pools:
     tree = jax.eval_shape(method.structure.to_units, shapes_of)
     units = jax.tree.leaves(tree)
     form: Any = jax.tree.structure(params)
-    of_leaves = form == jax.tree.structure(tree)
+    # Units that span leaves may be as many as those, in a list too.
+    of_leaves = method.structure.names is None and form == (
+        jax.tree.structure(tree)
+    )
     few_units = method.structure.few_units
     # Of pools' axes.
     ends = [len(x.shape) - 1 if few_units else 1 for x in units]

@@ -24,8 +24,9 @@ from jprune._core.varying import vary_like
 from jprune._core.where import check_where
 from jprune._core.xla import not_hoisted
 from jprune.allocations import Allocation, uniform
+from jprune.allocations import Allocation
 from jprune.choosing.choose import check_method, find
-from jprune.choosing.families import Method, kept_units
+from jprune.choosing.families import Method, kept_units, method_of
 from jprune.choosing.targets import Counts, check_reach, is_due
 from jprune.choosing.wanted import Wanted, wanting
 from jprune.criteria import Criterion, magnitude
@@ -47,7 +48,7 @@ def prune(
     *,
     criterion: Criterion = magnitude(),
     structure: Structure = unstructured(),
-    allocation: Allocation = uniform(),
+    allocation: Allocation | None = None,
     where: Where = None,
     every: int = 1,
     key: int | jax.Array = 0,
@@ -69,7 +70,7 @@ def prune(
         a traced value is not in [0, 1] or NaN, masks stay as they are.
       criterion: What matters; see :mod:`jprune.criteria`.
       structure: In what shape; see :mod:`jprune.structures`.
-      allocation: How much where; see :mod:`jprune.allocations`.
+      allocation: How much where, as in :func:`jprune.find_masks`.
       where: Which leaves, as in :func:`jprune.find_masks`.
       every: Updates between choices, at least 1.
       key: Seed or random key, of any form, of criteria that draw at random; it is
@@ -101,8 +102,7 @@ def prune(
     Array([[ 0. , -4.1],
            [ 2.9,  0. ]], dtype=float32)
     """
-    method = Method("prune", criterion, structure, allocation)
-    method.check()
+    method = method_of("prune", criterion, structure, allocation)
     sparsity = check_sparsity("prune", sparsity)
     check_where("prune", where)
     every = check_every("prune", every)

@@ -18,7 +18,7 @@ from jprune._core.paths import matched_to
 from jprune._core.seeds import key_maker
 from jprune._core.typing import Masks, Scalar, Sparsity, Tree, Where
 from jprune._core.where import check_where
-from jprune.allocations import Allocation, uniform
+from jprune.allocations import Allocation
 from jprune.choosing.choose import check_method
 from jprune.choosing.targets import check_reach
 from jprune.choosing.wanted import wanting
@@ -60,7 +60,7 @@ def rewire(
     stop: int | None = None,
     replace_step: bool = False,
     structure: Structure = unstructured(),
-    allocation: Allocation = uniform(),
+    allocation: Allocation | None = None,
     where: Where = None,
     key: int | jax.Array = 0,
 ) -> optax.GradientTransformationExtraArgs:
@@ -97,7 +97,7 @@ def rewire(
       replace_step: Whether a rewiring takes the place of a step of the inner
         optimizer, as published, and counts as none. Else it follows the step.
       structure: In what shape; see :mod:`jprune.structures`.
-      allocation: How much where; see :mod:`jprune.allocations`.
+      allocation: How much where, as in :func:`jprune.find_masks`.
       where: Which leaves, as in :func:`jprune.find_masks`.
       key: Seed or key of the first masks and of criteria that draw at random;
         for these it is folded with the update count.

@@ -12,7 +12,7 @@ from jprune._core.trees import is_hole, kept_only
 from jprune._core.typing import Masks, Tree
 from jprune.allocations import Allocation
 from jprune.choosing.choose import find
-from jprune.choosing.families import Method, kept_units
+from jprune.choosing.families import Method, kept_units, method_of
 from jprune.choosing.targets import counts_of
 from jprune.choosing.wanted import Wanted
 from jprune.criteria import Criterion, random
@@ -39,20 +39,19 @@ def methods(
     drop: Criterion,
     grow: Criterion,
     structure: Structure,
-    allocation: Allocation,
+    allocation: Allocation | None,
 ) -> tuple[Method, Method, Method]:
     """What drops connections, what grows them, and what draws the first."""
-    dropping = Method("rewire", drop, structure, allocation, "drop")
-    growing = Method("rewire", grow, structure, allocation, "grow")
-    dropping.check()
-    growing.check()
-    if structure.cost is not None and allocation.joint:
+    dropping = method_of("rewire", drop, structure, allocation, "drop")
+    growing = method_of("rewire", grow, structure, allocation, "grow")
+    if structure.cost is not None and dropping.allocation.joint:
         raise ValueError(
             "`rewire(structure=..., allocation=...)`: in one ranking a sparsity "
             "of costs, `units(by=...)`, has no number of units that would stay "
             "the same; `uniform` has."
         )
-    return dropping, growing, Method("rewire", random(), structure, allocation)
+    drawing = method_of("rewire", random(), structure, allocation)
+    return dropping, growing, drawing
 
 
 def first_masks(

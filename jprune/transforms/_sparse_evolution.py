@@ -5,7 +5,7 @@ import optax
 
 from jprune._core.calls import recorded
 from jprune._core.typing import Scalar, Sparsity, Where
-from jprune.allocations import Allocation, uniform
+from jprune.allocations import Allocation
 from jprune.criteria import Criterion, magnitude, random
 from jprune.structures import Structure, unstructured
 from jprune.transforms._rewire import rewire
@@ -23,7 +23,7 @@ def sparse_evolution(
     stop: int | None = None,
     replace_step: bool = False,
     structure: Structure = unstructured(),
-    allocation: Allocation = uniform(),
+    allocation: Allocation | None = None,
     where: Where = None,
     key: int | jax.Array = 0,
 ) -> optax.GradientTransformationExtraArgs:
