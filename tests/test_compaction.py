@@ -995,3 +995,26 @@ def test_keyword_arguments_are_static():
     for call in (jprune.trace_units, jprune.compact, jprune.report.cost):
         with pytest.raises(ValueError, match=r"`.*\(\.\.\., train=\.\.\.\)`"):
             call(fn, params, x, train=x)
+
+
+def test_a_slice_of_which_layers_keep_different_numbers():
+    """Each keeps three units, but not as many in both halves."""
+
+    def fn(params, x):
+        def layer(h, w):
+            y = jnp.tanh(h @ w["up"])
+            return h + jnp.concatenate([y[:, 4:], y[:, :4]], 1) @ w[
+                "down"
+            ], None
+
+        return lax.scan(layer, x, params)[0]
+
+    rng = np.random.default_rng(0)
+    alive = np.array([[0, 1, 2], [3, 4, 7]])
+    up = np.zeros((2, 4, 8))
+    for layer, row in enumerate(alive):
+        up[layer][:, row] = rng.standard_normal((4, 3))
+    params = {"up": jnp.asarray(up), "down": jnp.ones((2, 8, 4))}
+    small = jprune.compact(fn, params, X)
+    wanted = fn(params, X)
+    np.testing.assert_allclose(small.fn(small.params, X), wanted, rtol=1e-6)

@@ -23,7 +23,6 @@ from jprune._core.typing import Masks, Sparsity, Tree, Where
 from jprune._core.varying import vary_like
 from jprune._core.where import check_where
 from jprune._core.xla import not_hoisted
-from jprune.allocations import Allocation, uniform
 from jprune.allocations import Allocation
 from jprune.choosing.choose import check_method, find
 from jprune.choosing.families import Method, kept_units, method_of
