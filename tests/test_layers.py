@@ -173,7 +173,8 @@ def x64() -> Iterator[None]:
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_units_go_and_nothing_changes(name: str) -> None:
-    fn, shapes, args, pools = LAYERS[name]
+    fn, shapes, arrays, pools = LAYERS[name]
+    args = tuple(map(jnp.asarray, arrays))
     rng = np.random.default_rng(1)
     params = {k: rng.normal(size=shape) for k, shape in shapes.items()}
     graph = jprune.trace_units(fn, params, *args)
