@@ -10,8 +10,8 @@ import numpy as np
 from jprune._core import counts as _counts
 from jprune._core.calls import recorded
 from jprune._core.checks import check_number
-from jprune._core.counts import Count
 from jprune.allocations._base import Allocation, Pools
+from jprune.allocations._divisor import divide
 from jprune.selection.plan import split_entries
 
 
@@ -21,10 +21,9 @@ def erdos_renyi(kernel: bool = True, power: float = 1.0) -> Allocation:
 
     A layer of dimensions :math:`d_i` has a density in proportion to
     :math:`(\sum_i d_i / \prod_i d_i)^{power}`. Layers whose density would pass 1
-    become dense, and the others take what is left. The total is exact: each pool
-    has the whole units of its quota, and the largest remainders one more (of
-    equal ones the first). So while a schedule rises one pool may win a unit that
-    another loses, and its best pruned one returns.
+    become dense, and the others take what is left. The total is exact, and no pool's
+    count rises with the sparsity: a pool has its k-th unit as soon as its quota, the
+    density times its units, has crossed k - 1/2.
 
     With a structure whose pools must be alike (``fan_in``, ``n_m``), counts are
     rounded per pool instead, and the total is theirs.
@@ -35,9 +34,7 @@ def erdos_renyi(kernel: bool = True, power: float = 1.0) -> Allocation:
       power: How strong the differences are; 0 makes all densities equal. Static.
 
     Returns:
-      An :class:`Allocation`. With a traced sparsity quotas are float32 (x64:
-      float64), and of large layers near to equal remainders another may win;
-      the total is exact.
+      An :class:`Allocation`. Equal totals are divided equally, traced or not.
 
     Raises:
       ValueError: ``power`` is not a finite number.
@@ -47,6 +44,7 @@ def erdos_renyi(kernel: bool = True, power: float = 1.0) -> Allocation:
       <https://arxiv.org/abs/1911.11134>`_, 2020, section 3: ERK.
       Mocanu et al., `Scalable training of artificial neural networks with
       adaptive sparse connectivity <https://arxiv.org/abs/1707.04780>`_, 2018.
+      Rounding: the method of Webster, also called of Sainte-Lague.
 
     >>> import jax.numpy as jnp, jprune
     >>> params = {"a": jnp.ones((2, 4)), "b": jnp.ones((3, 6)),
@@ -64,7 +62,7 @@ def erdos_renyi(kernel: bool = True, power: float = 1.0) -> Allocation:
 
     def raw(shape: tuple[int, ...]) -> float:
         dims = shape if kernel else shape[-2:]
-        return (max(sum(dims), 1) / max(math.prod(dims), 1)) ** power
+        return max(sum(dims), 1) / max(math.prod(dims), 1)
 
     def counts(pools: Pools, sparsity: Any) -> Any:
         if pools.shapes is None:
@@ -77,17 +75,22 @@ def erdos_renyi(kernel: bool = True, power: float = 1.0) -> Allocation:
         if not units.size:
             return []  # a part of `optax.partition` that got nothing
         raws = np.array([raw(shape) for shape in pools.shapes])
-        wanted = _counts.density_of(sparsity) * int(units.sum())
-        densities = _densities(raws, units, wanted)
         if pools.kept is not None:
+            wanted = _counts.density_of(sparsity) * int(units.sum())
+            densities = _densities(raws**power, units, wanted)
             return [
                 pools.kept(1 - density, size)
                 for density, size in zip(densities, pools.sizes, strict=True)
             ]
         of_pools = np.repeat(np.arange(len(units)), pools.numbers)
-        total = _counts.count_of(_counts.left_of(sparsity, units.sum()))
-        dealt = _deal(densities[of_pools], pools.sizes[of_pools], total)
-        return split_entries(dealt, pools.numbers)
+        sizes = pools.sizes[of_pools]
+        logs = power * np.log2(raws[of_pools]) + np.log2(np.maximum(sizes, 1))
+        found = divide(logs, sizes, _counts.left_of(sparsity, units.sum()))
+        if (pools.numbers == 1).all():
+            return found
+        if isinstance(found, np.ndarray):
+            return np.split(found, np.cumsum(pools.numbers)[:-1])
+        return split_entries(found, pools.numbers)
 
     return Allocation(counts)
 
@@ -106,24 +109,3 @@ def _densities(raw: np.ndarray, units: np.ndarray, total: Any) -> Any:
     first = xp.argmax(xp.append(fits[:-1], True))
     rest = xp.clip(factors[first] * raw, 0, 1)
     return xp.where(np.argsort(order) < first, 1.0, rest)
-
-
-def _deal(densities: Any, sizes: np.ndarray, total: Count) -> jax.Array:
-    """Whole units for each pool, ``total`` in all, by the largest remainder."""
-    quotas, size = densities * sizes.astype(float), _counts.count_of(sizes)
-    whole = _counts.floor_of(quotas)
-    whole = _counts.where(_counts.less(size, whole), size, whole)
-    full = _counts.equal(whole, size)
-    remainders = jnp.where(full, -1, quotas % 1)
-    place = jnp.argsort(jnp.argsort(remainders, descending=True, stable=True))
-    missing = _counts.subtract(total, _counts.total(whole))
-    wins = _counts.less(_counts.count_of(place), missing) & ~full
-    whole = _counts.add(whole, _counts.count_of(wins.astype(np.int32)))
-    # A float32 quota of millions is some units off: the largest pools settle it.
-    order = np.argsort(-sizes, kind="stable")
-    whole, size = jax.tree.map(lambda x: x[order], (whole, size))
-    found, room = _counts.total(whole), _counts.subtract(size, whole)
-    more = _counts.share(_counts.subtract(total, found), room)
-    less = _counts.share(_counts.subtract(found, total), whole)
-    whole = _counts.add(_counts.subtract(whole, less), more)
-    return _counts.to_int32(whole)[np.argsort(order)]
