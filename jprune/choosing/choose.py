@@ -76,9 +76,13 @@ def find_masks(
         ``units``, by ``uniform()``.
       where: The leaves that are pruned: a bool tree or prefix of ``params``, a
         callable ``params -> bool tree``, or a regular expression searched in
-        the leaf's path (``"Dense_0/kernel"``). Default: floating leaves with
-        two or more axes, unless they are called ``bias``, ``scale``, ``mean``,
-        ``var`` or something with ``embed``.
+        the leaf's path (``"Dense_0/kernel"``). It chooses among floating leaves of
+        two or more axes that are no biases; one that matches a whole path
+        (``".*bias"``) reaches any floating leaf. Default: floating leaves with two
+        or more axes, unless they are called ``bias``, ``scale``, ``mean``,
+        ``var`` (or ``b`` beside a ``w``), or they or their parent have one of the
+        words norm, layernorm, batchnorm, rmsnorm, groupnorm, emb, embed, embedding,
+        pos, position, positional in their names (``pos_embed``, ``LayerNorm_0``).
       masks: Masks in force: what they keep comes before what they prune, so
         pruned stays pruned while the sparsity does not fall. Masks of leaves
         that ``where`` does not select are returned as they are.

@@ -11,7 +11,7 @@ from jprune._core.checks import check_member
 from jprune._core.paths import matched_to
 from jprune._core.trees import at_least_float32, concatenate_many
 from jprune._core.typing import Masks, Tree, Where
-from jprune._core.where import choose, not_pruned
+from jprune._core.where import PRUNED, choose
 from jprune.allocations import Allocation
 from jprune.choosing.default import default_allocation
 from jprune.criteria import Criterion
@@ -39,7 +39,7 @@ class Method(NamedTuple):
                     "pools."
                 )
             where = self.structure.where
-        return choose(self.call, where, params, not_pruned)
+        return choose(self.call, where, params, PRUNED)
 
 
 def method_of(

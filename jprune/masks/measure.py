@@ -13,7 +13,7 @@ from jprune._core.trees import (
     path_name,
 )
 from jprune._core.typing import Masks, Tree, Where
-from jprune._core.where import check_where, choose, not_pruned
+from jprune._core.where import PRUNED, check_where, choose
 
 
 def read_masks(params: Tree, where: Where = None) -> Masks:
@@ -41,7 +41,7 @@ def read_masks(params: Tree, where: Where = None) -> Masks:
     >>> tx = jprune.keep_masks(masks)  # what is 0 stays 0 in a fine-tuning
     """
     check_where("read_masks", where)
-    chosen = choose("read_masks", where, params, not_pruned)
+    chosen = choose("read_masks", where, params, PRUNED)
     return jax.tree.map(is_nonzero, chosen)
 
 

@@ -17,7 +17,7 @@ from jprune._core.trees import (
     unique_names,
 )
 from jprune._core.typing import Masks, Tree
-from jprune._core.where import not_pruned
+from jprune._core.where import PRUNED, by_default
 from jprune.masks.align import align_masks
 
 
@@ -129,14 +129,17 @@ def summarize(params: Tree, masks: Masks | None = None) -> Summary:
     leaves = leaves_with_path(params)
     names = unique_names([path for path, _ in leaves])
     aligned = align_masks(call, params, masks)
+    pruned = by_default(leaves, PRUNED)
     rows = []
-    for name, (path, leaf), mask in zip(names, leaves, aligned, strict=True):
+    for name, (_, leaf), mask, meant in zip(
+        names, leaves, aligned, pruned, strict=True
+    ):
         if is_hole(leaf) or not is_array(leaf):
             continue
         if is_traced(leaf) or is_traced(mask):
             raise ValueError(f"{call}: {name!r} is traced.")
         size, zeros = int(np.size(leaf)), _zeros(leaf)
-        read = masks is None and not_pruned(path, leaf) is None
+        read = masks is None and meant
         kept = size - zeros if read else size
         if mask is not None:
             full = np.broadcast_to(np.asarray(mask), np.shape(leaf))

@@ -18,7 +18,7 @@ from jprune._core.checks import (
 from jprune._core.describe import describe
 from jprune._core.trees import at_least_float32, is_hole, path_name
 from jprune._core.typing import Projection, Scalar, Tree, Where
-from jprune._core.where import check_where, choose, not_projected
+from jprune._core.where import PROJECTED, check_where, choose
 from jprune.transforms._keep_masks import check_update, update_dtype
 
 
@@ -129,7 +129,7 @@ def _project(
     every = check_every(call, every)
 
     def chosen(params: Tree) -> Tree:
-        return choose(call, where, params, not_projected)
+        return choose(call, where, params, PROJECTED)
 
     def init_fn(params: Tree) -> ProjectState:
         points = jax.tree.map(at_least_float32, chosen(params))
