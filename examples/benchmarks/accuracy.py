@@ -18,6 +18,13 @@ last layer need not have as many outputs as a group, and all rows are alike, for
 their row of single weights keeps the last kernel dense too. Biases are never
 pruned. Cells are test accuracies in percent, means and standard errors over the
 seeds. The trainings of a row, all seeds and sparsities, are one program.
+
+Networks of other kinds learn the digits in the same way: a CNN with BatchNorm,
+and a transformer of two blocks. The weights of the blocks are leaves of their
+own or, from the same first weights, stacks that a scan goes through; these
+kernels are pruned, and a table has their sparsities layer by layer.
+
+    python examples/benchmarks/accuracy.py --only networks --seeds 5
 """
 
 import argparse
@@ -32,6 +39,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import linen as nn
 from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.model_selection import train_test_split
 from tqdm import tqdm
@@ -61,6 +69,9 @@ SPARSITIES = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
 BATCH = 64
 RATE = 3e-3
 HIDDEN = "Dense_[01]/kernel"  # all but the last
+BLOCKS = "blocks"  # of the transformer
+LAYERS = 2
+MLPS = ("digits", "breast cancer")
 SNIP = "snip(loss, params, batch)"
 CRITERIA = {
     "magnitude()": magnitude(),
@@ -74,6 +85,7 @@ CRITERIA = {
 }
 STRUCTURES = {
     "unstructured()": unstructured(),
+    "unstructured(batch_axis=0)": unstructured(batch_axis=0),
     "fan_in()": fan_in(),
     "n_m(2, 4)": n_m(2, 4),
     "n_m(1, 10)": n_m(1, 10),
@@ -102,11 +114,11 @@ class Method(NamedTuple):
     allocation: str = "uniform()"
     where: str | None = None
     levels: tuple[float, ...] = SPARSITIES  # those that the structure can reach
-    task: str = ""  # if only one has layers of fitting sizes
+    tasks: tuple[str, ...] = MLPS  # those with layers of fitting sizes
 
 
 def methods() -> Iterator[Method]:
-    """All that make sense."""
+    """All that make sense for the MLPs."""
     for criterion in CRITERIA:
         if criterion == 'taylor("squared")':
             continue  # of single weights it is taylor()
@@ -119,7 +131,7 @@ def methods() -> Iterator[Method]:
             yield Method("unstructured()", criterion, allocation)
     hidden = partial(Method, where=HIDDEN)
     for structure in STRUCTURES:
-        if structure.startswith(("n_m", "channel(-2, ")):
+        if structure.startswith(("n_m", "channel(-2, ", "unstructured(b")):
             continue
         yield hidden(structure)
         if structure in ("unstructured()", "fan_in()"):
@@ -127,13 +139,96 @@ def methods() -> Iterator[Method]:
         if structure != "fan_in()":  # its numbers are equal: no ranking
             yield hidden(structure, allocation="global_ranking()")
     # Every m must divide the inputs of each layer: 64 and 300, or 30 and 300.
-    yield hidden("n_m(2, 4)", levels=(0.5,), task="digits")
-    yield hidden("n_m(1, 10)", levels=(0.5, 0.8, 0.9), task="breast cancer")
+    yield hidden("n_m(2, 4)", levels=(0.5,), tasks=("digits",))
+    yield hidden("n_m(1, 10)", levels=(0.5, 0.8, 0.9), tasks=MLPS[1:])
     for criterion in ("random()", "taylor()", "fisher()"):
         yield hidden("channel(-2)", criterion)
     # Signs must not be lost in a norm.
     for criterion in ('taylor("squared")', "movement()"):
         yield hidden('channel(-2, pooling="mean")', criterion)
+
+
+def network_methods() -> Iterator[Method]:
+    """How much where, in networks of other kinds."""
+    for allocation in ALLOCATIONS:
+        yield Method(allocation=allocation, tasks=("digits, CNN",))
+        blocks = partial(Method, allocation=allocation, where=BLOCKS)
+        yield blocks(tasks=("digits, transformer",))
+        yield blocks("unstructured(batch_axis=0)", tasks=("digits, scan",))
+
+
+class CNN(nn.Module):
+    """Two convolutions and two dense layers, three of them with BatchNorm."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        # Where statistics may change, it is training.
+        known = not self.is_mutable_collection("batch_stats")
+        x = x.reshape(*x.shape[:-1], 8, 8, 1)
+        for channels in (16, 32):
+            x = nn.Conv(channels, (3, 3), use_bias=False)(x)
+            x = nn.relu(nn.BatchNorm(known, momentum=0.9)(x))
+        x = nn.max_pool(x, (2, 2), (2, 2)).reshape(*x.shape[:-3], -1)
+        x = nn.Dense(64, use_bias=False)(x)
+        x = nn.relu(nn.BatchNorm(known, momentum=0.9)(x))
+        return nn.Dense(10)(x)
+
+
+class Block(nn.Module):
+    """Attention and a layer of hidden units, each behind a norm."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, _: None) -> tuple[jax.Array, None]:
+        width = x.shape[-1]
+        attention = nn.MultiHeadDotProductAttention(4, name="attention")
+        x += attention(nn.LayerNorm()(x))
+        h = nn.gelu(nn.Dense(2 * width)(nn.LayerNorm()(x)))
+        return x + nn.Dense(width)(h), None
+
+
+class Transformer(nn.Module):
+    """Blocks over the rows of an image."""
+
+    stacked: bool  # whether a scan goes through stacks of weights
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = nn.Dense(32, name="embed")(x.reshape(*x.shape[:-1], 8, 8))
+        x += self.param("position", nn.initializers.normal(0.1), (8, 32))
+        if self.stacked:
+            axes, keys = {"params": 0}, {"params": True}
+            scan = nn.scan(Block, axes, split_rngs=keys, length=LAYERS)
+            x, _ = scan(name="blocks")(x, None)
+        else:
+            for i in range(LAYERS):
+                x, _ = Block(name=f"blocks_{i}")(x, None)
+        return nn.Dense(10)(nn.LayerNorm()(x).mean(-2))
+
+
+def first_weights(model: nn.Module, key: jax.Array, x: jax.Array) -> Any:
+    """Variables; stacked blocks begin like the others."""
+    if not getattr(model, "stacked", False):
+        return model.init(key, x)
+    params = Transformer(stacked=False).init(key, x)["params"]
+    blocks = [params.pop(f"blocks_{i}") for i in range(LAYERS)]
+    stack = jax.tree.map(lambda *layers: jnp.stack(layers), *blocks)
+    return {"params": params | {"blocks": stack}}
+
+
+def kernels(variables: Any) -> dict[str, jax.Array]:
+    """By name; of stacked blocks one for each layer."""
+    found = {}
+    for path, x in jax.tree_util.tree_leaves_with_path(variables["params"]):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        layer, _, last = name.rpartition("/")
+        if last != "kernel":
+            continue
+        if layer.startswith("blocks/"):
+            rest = layer.removeprefix("blocks")
+            found |= {f"blocks_{i}{rest}": x[i] for i in range(LAYERS)}
+        else:
+            found[layer] = x
+    return found
 
 
 class Data(NamedTuple):
@@ -148,17 +243,17 @@ class Data(NamedTuple):
 class Task(NamedTuple):
     """What the methods share; leading axes run over the seeds."""
 
-    model: MLP
+    model: nn.Module
     data: Data
     keys: jax.Array
     batches: jax.Array  # [seeds, steps, rows], of both halves of the training
-    fresh: Any  # parameters before the training
+    fresh: Any  # variables before the training
     dense: Any  # and after its first half
 
 
 def make_task(name: str, seeds: int, steps: int) -> Task:
     """Loads the data and trains the dense networks."""
-    load = {"digits": load_digits, "breast cancer": load_breast_cancer}[name]
+    load = load_breast_cancer if name == "breast cancer" else load_digits
     x, y = load(return_X_y=True)
     parts = []
     for seed in range(seeds):
@@ -172,38 +267,58 @@ def make_task(name: str, seeds: int, steps: int) -> Task:
         x_train, x_test = (part.astype(np.float32) for part in scaled)
         parts.append(Data(x_train, y_train, x_test, y_test))
     data = jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
-    model = MLP((300, 100, int(y.max()) + 1))
+    model = {
+        "digits, CNN": CNN(),
+        "digits, transformer": Transformer(stacked=False),
+        "digits, scan": Transformer(stacked=True),
+    }.get(name, MLP((300, 100, int(y.max()) + 1)))
     keys = jax.vmap(jax.random.key)(jnp.arange(seeds))
-    fresh = jax.vmap(lambda key, x: model.init(key, x)["params"])(keys, data.x)
+    fresh = jax.vmap(partial(first_weights, model))(keys, data.x)
     draw = partial(jax.random.randint, shape=(2 * steps, BATCH), minval=0)
     batches = jax.vmap(partial(draw, maxval=data.x.shape[1]))(keys)
-    train = jax.jit(jax.vmap(partial(fit, model, optax.adam(RATE))))
+    train = jax.jit(each(model, partial(fit, model, optax.adam(RATE))))
     dense = train(fresh, data, batches[:, :steps])
     return Task(model, data, keys, batches, fresh, dense)
 
 
-def cross_entropy(model: MLP, params: Any, batch: Any) -> jax.Array:
+def each(model: nn.Module, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function for each entry of its arguments.
+
+    At once; but convolutions that each have a kernel of their own are slow.
+    """
+    if isinstance(model, CNN):
+        return lambda *args: jax.lax.map(lambda one: function(*one), args)
+    return jax.vmap(function)
+
+
+def cross_entropy(
+    model: nn.Module, variables: Any, batch: Any
+) -> tuple[jax.Array, Any]:
+    """The loss, and the statistics of norms as they are after the batch."""
     x, y = batch
-    logits = model.apply({"params": params}, x)
-    return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+    logits, stats = model.apply(variables, x, mutable=["batch_stats"])
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
+    return losses.mean(), stats
 
 
-def fit(model: MLP, tx: Any, params: Any, data: Data, batches: Any) -> Any:
+def fit(
+    model: nn.Module, tx: Any, variables: Any, data: Data, batches: Any
+) -> Any:
     """Trains for as many steps as there are batches."""
-    loss = partial(cross_entropy, model)
+    slope = jax.grad(partial(cross_entropy, model), has_aux=True)
 
     def step(carry: Any, rows: jax.Array) -> tuple[Any, None]:
-        params, state = carry
-        grads = jax.grad(loss)(params, (data.x[rows], data.y[rows]))
-        updates, state = tx.update(grads, state, params)
-        return (optax.apply_updates(params, updates), state), None
+        variables, state = carry
+        grads, stats = slope(variables, (data.x[rows], data.y[rows]))
+        updates, state = tx.update(grads, state, variables)
+        return (optax.apply_updates(variables, updates) | stats, state), None
 
-    carry = params, tx.init(params)
+    carry = variables, tx.init(variables)
     return jax.lax.scan(step, carry, batches)[0][0]
 
 
-def accuracy(model: MLP, params: Any, data: Data) -> jax.Array:
-    found = model.apply({"params": params}, data.x_test).argmax(-1)
+def accuracy(model: nn.Module, variables: Any, data: Data) -> jax.Array:
+    found = model.apply(variables, data.x_test).argmax(-1)
     return 100 * jnp.mean(found == data.y_test)
 
 
@@ -212,6 +327,7 @@ class Cells(NamedTuple):
 
     accuracy: np.ndarray  # percent, [seeds, levels]
     zeros: dict[str, np.ndarray]  # in each kernel
+    sizes: dict[str, int]  # of the kernels
 
 
 def run(method: Method, task: Task) -> Cells:
@@ -226,11 +342,14 @@ def run(method: Method, task: Task) -> Cells:
         data: Data,
         batches: Any,
         key: Any,
-    ) -> Any:
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
         criterion = CRITERIA[method.criterion]
         start, target = dense, lambda count: sparsity * ramp(count)
         if criterion is None:
-            loss = partial(cross_entropy, task.model)
+
+            def loss(*args: Any) -> jax.Array:
+                return cross_entropy(task.model, *args)[0]
+
             criterion = snip(loss, fresh, (data.x, data.y))
             start, target = fresh, sparsity
         else:
@@ -245,32 +364,33 @@ def run(method: Method, task: Task) -> Cells:
             key=key,
         )
         tx = jprune.with_gradients(optax.chain(optax.adam(RATE), pruner))
-        params = fit(task.model, tx, start, data, batches)
-        zeros = {name: jnp.sum(p["kernel"] == 0) for name, p in params.items()}
-        return Cells(accuracy(task.model, params, data), zeros)
+        last = fit(task.model, tx, start, data, batches)
+        zeros = {name: jnp.sum(x == 0) for name, x in kernels(last).items()}
+        return accuracy(task.model, last, data), zeros
 
-    levels = jax.vmap(prune, in_axes=(0, *5 * (None,)))
-    seeds = jax.vmap(levels, in_axes=(None, *5 * (0,)))
-    found = jax.jit(seeds)(
-        jnp.array(method.levels),
-        task.fresh,
-        task.dense,
-        task.data,
-        task.batches,
-        task.keys,
+    levels = jnp.array(method.levels)
+
+    def seed(*of_seed: Any) -> Any:
+        return each(task.model, lambda s: prune(s, *of_seed))(levels)
+
+    found = jax.jit(each(task.model, seed))(
+        task.fresh, task.dense, task.data, task.batches, task.keys
     )
-    return jax.device_get(found)
+    one = kernels(jax.tree.map(lambda x: x[0], task.fresh))
+    sizes = {name: x.size for name, x in one.items()}
+    return Cells(*jax.device_get(found), sizes)
 
 
 def run_dense(task: Task) -> np.ndarray:
     """The accuracy without pruning, for the same number of steps."""
 
-    def seed(params: Any, data: Data, batches: Any) -> jax.Array:
-        params = fit(task.model, optax.adam(RATE), params, data, batches)
-        return accuracy(task.model, params, data)
+    def seed(dense: Any, data: Data, batches: Any) -> jax.Array:
+        last = fit(task.model, optax.adam(RATE), dense, data, batches)
+        return accuracy(task.model, last, data)
 
     rest = task.batches[:, task.batches.shape[1] // 2 :]
-    return np.asarray(jax.jit(jax.vmap(seed))(task.dense, task.data, rest))
+    seeds = jax.jit(each(task.model, seed))
+    return np.asarray(seeds(task.dense, task.data, rest))
 
 
 def mean_and_error(accuracies: np.ndarray) -> tuple[float, float]:
@@ -304,9 +424,31 @@ def table(results: dict[str, Results]) -> str:
         for method, cells in rows.items():
             found = dict(zip(method.levels, cells.accuracy.T, strict=True))
             calls = [f"`{call}`" for call in method[:3]]
-            calls[0] += ", hidden" if method.where else ""
+            if method.where is not None:
+                part = "hidden" if method.where == HIDDEN else method.where
+                calls[0] += f", {part}"
             shown = [cell(found[s]) if s in found else "" for s in SPARSITIES]
             lines.append(line(name, *calls, *shown))
+    return "\n".join(lines)
+
+
+def by_layer(results: dict[str, Results], sparsity: float) -> str:
+    """In markdown: what each kernel of the blocks loses, in percent."""
+    columns: dict[str, dict[str, float]] = {}
+    for name, (_, rows) in results.items():
+        for method, cells in rows.items():
+            if method.where == BLOCKS:
+                level = method.levels.index(sparsity)
+                columns[f"`{method.allocation}`, {name.split()[-1]}"] = {
+                    layer: 100 * zeros[:, level].mean() / cells.sizes[layer]
+                    for layer, zeros in cells.zeros.items()
+                    if layer.startswith(BLOCKS)
+                }
+    lines = [f"| kernels at {sparsity:.0%} | {' | '.join(columns)} |"]
+    lines += [f"|---|{len(columns) * '--:|'}"]
+    for layer in next(iter(columns.values())):
+        shares = [f"{column[layer]:.2f}" for column in columns.values()]
+        lines.append(f"| {layer} | {' | '.join(shares)} |")
     return "\n".join(lines)
 
 
@@ -360,12 +502,10 @@ def plot(results: dict[str, Results], path: str) -> None:
 def benchmark(
     seeds: int, steps: int, chosen: Sequence[Method]
 ) -> dict[str, Results]:
-    """All methods on both tasks; while one compiles, another runs."""
-    tasks = {
-        name: make_task(name, seeds, steps)
-        for name in ("digits", "breast cancer")
-    }
-    jobs = [(n, m) for n in tasks for m in chosen if m.task in ("", n)]
+    """All methods on their tasks; while one compiles, another runs."""
+    names = dict.fromkeys(n for m in chosen for n in m.tasks)
+    tasks = {name: make_task(name, seeds, steps) for name in names}
+    jobs = [(n, m) for n in tasks for m in chosen if n in m.tasks]
     results = {n: Results(run_dense(task), {}) for n, task in tasks.items()}
     with ThreadPoolExecutor(2) as pool:
         found = pool.map(lambda job: run(job[1], tasks[job[0]]), jobs)
@@ -384,16 +524,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--seeds", type=int, default=10, help="at least 2 (default: 10)")
     add("--steps", type=int, default=200, help="of each half (default: 200)")
     add("--quick", action="store_true", help="2 seeds, 20 steps, some rows")
-    add("--plot", metavar="FILE", help="save the plot")
+    add("--only", choices=("mlps", "networks"), help="one of the tables")
+    add("--plot", metavar="FILE", help="save the plot of the MLPs")
     args = parser.parse_args(argv)
     if args.seeds < 2 or args.steps < 20:
         parser.error("at least 2 seeds and 20 steps are needed")
+    if args.plot and args.only == "networks":
+        parser.error("--plot shows the MLPs")
     begin, busy = time.perf_counter(), time.process_time()
-    chosen = list(methods())
+    chosen = {"mlps": list(methods()), "networks": list(network_methods())}
     if args.quick:
-        args.seeds, args.steps, chosen = 2, 20, chosen[::12]
-    results = benchmark(args.seeds, args.steps, chosen)
-    print(table(results))
+        args.seeds, args.steps, args.only = 2, 20, args.only or "mlps"
+        chosen["mlps"] = chosen["mlps"][::12]
+        del chosen["networks"][3:]
+    found = {
+        name: benchmark(args.seeds, args.steps, some)
+        for name, some in chosen.items()
+        if some and args.only in (None, name)
+    }
+    print("\n\n".join(map(table, found.values())))
+    if "networks" in found:
+        print(f"\n{by_layer(found['networks'], 0.9)}")
     wall, cpu = time.perf_counter() - begin, time.process_time() - busy
     print(
         f"\n{args.seeds} seeds, 2 x {args.steps} steps, {wall:.0f} s "
@@ -401,7 +552,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"jax {jax.__version__}, {jax.devices()[0].platform}."
     )
     if args.plot:
-        plot(results, args.plot)
+        plot(found["mlps"], args.plot)
 
 
 if __name__ == "__main__":
