@@ -823,8 +823,7 @@ class Units:
         walk = Walk(self.ids)
         three = zip(self.row.shapes, self.axes, known, strict=True)
         ins = [Value(*here, (i, ())) for i, here in enumerate(three)]
-        outs = walk.closed(traced(self.row), ins)
-        return walk, [walk.unstack(out) for out in outs]
+        return walk, walk.closed(traced(self.row), ins)
 
     def of(self, *axes: Array) -> set[int]:
         """The units of some axes, those that may go."""
@@ -997,8 +996,8 @@ class Job:
         chosen = self.units.some(rng, 0.7 if seed else 1)
         several = zip(known, row.types, self.gone(chosen), strict=True)
         self.operands = [operand(rng, *here) for here in several]
-        walk, self.outs = self.units.walk([x.known for x in self.operands])
-        self.dead = chosen - needed(self.units, walk, self.outs)
+        self.walk, self.outs = self.units.walk([x.known for x in self.operands])
+        self.dead = chosen - needed(self.units, self.walk, self.outs)
         if not seed:  # what is 0 everywhere adds nothing
             asked = self.units.of(*(x for _, x in self.units.signed()))
             assert self.dead >= chosen & asked
@@ -1028,11 +1027,15 @@ class Job:
         """All that is put in."""
         return self.inputs, [small.x for small in self.cut()]
 
-    def run(self, inputs: Any, left: Any) -> Any:
-        """The whole program on each of its inputs, and the cut one."""
+    def rewrite(self, left: Sequence[Any]) -> list[Small]:
+        """The cut program's outputs."""
         pairs = zip(self.cut(), left, strict=True)
         smalls = [replace(small, x=x) for small, x in pairs]
-        found = Rewrite().closed(traced(self.row), smalls)
+        return Rewrite().closed(traced(self.row), smalls)
+
+    def run(self, inputs: Any, left: Any) -> Any:
+        """The whole program on each of its inputs, and the cut one."""
+        found = self.rewrite(left)  # as it is traced, once
         self.masks = [small.masks for small in found]
         wholes = [jax.tree.leaves(self.row.fn(*xs)) for xs in inputs]
         return wholes, [small.full() for small in found]
@@ -1063,7 +1066,7 @@ class Job:
 
 
 def check(rows: Sequence[Row], seeds: Sequence[int]) -> None:
-    """Runs rows as one program, which is compiled ten times as fast."""
+    """Runs rows, all in one program, so that XLA compiles once."""
     errors: list[Exception] = []
 
     @contextlib.contextmanager
@@ -1106,6 +1109,33 @@ def check_units(row: Row) -> None:
     assert sum(map(len, several)) == len(set().union(*several))
 
 
+def check_costs(row: Row) -> None:
+    """Of what is left as many multiply-adds are counted as it takes."""
+    job = Job(row, 0)
+    products = job.walk.products
+    through = [x for p in products for x in p.axes if x is not None]
+    job.dead &= job.units.of(*through)  # a batch is not counted
+    program = jax.make_jaxpr(lambda *xs: [v.full() for v in job.rewrite(xs)])(
+        *(small.x for small in job.cut())
+    )
+    ids = Ids()
+    again = Walk(ids)
+    again.closed(
+        program,
+        [
+            Value(v.shape, tuple(map(ids.new, v.shape)), unknown(v))
+            for v in program.in_avals
+        ],
+    )
+    now, nonzero = again.multiply_adds()[0], job.walk.multiply_adds()[1]
+    assert nonzero == now or row.name == "while"  # all that is carried may be
+    left = 0.0
+    for p in products:
+        gone = job.units.gone(p.axes, [1] * len(p.axes), job.dead)
+        left += p.times * p.whole * np.prod([1 - x.mean() for x in gone])
+    assert left == pytest.approx(now)
+
+
 def each(rows: list[Row]) -> Any:
     """Parametrizes a test by rows."""
     ids = [f"{row.name}-{row.axes.replace(' ', ',')}" for row in rows]
@@ -1126,6 +1156,11 @@ def test_the_cut_program_equals_the_whole_one(family: Any) -> None:
         check(rows[::5], [0])
     else:
         check(rows, range(2))
+
+
+@each([*products(), *calls()])
+def test_multiply_adds_are_those_of_the_cut_program(row: Row) -> None:
+    check_costs(row)
 
 
 @pytest.mark.slow
