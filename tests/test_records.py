@@ -763,6 +763,9 @@ HEAVY = ("igamma", "igammac", "regularized_incomplete_beta")
 
 # Names that no program of a supported version shows here.
 RARE = {
+    **dict.fromkeys(("log2", "one_minus_square"), "from JAX 0.12 on"),
+    "igamma_grad_a": "the derivative of igamma, as slow to compile",
+    "mulhi": "from JAX 0.10.2 on",
     "pjit": "jit, in earlier versions",
     "closed_call": "a call that JAX makes while it differentiates",
     "core_call": "the same",
