@@ -160,10 +160,32 @@ MODELS: dict[str, Callable[[], Model]] = {
     "autoencoder": autoencoder,
 }
 
+PLACES = np.array([2, 0, 2])
+MATRIX = np.array([[4.0, 1, 0], [1, 5, 2], [0, 1, 3]])
+ROWS: dict[str, Callable[[Any], Any]] = {  # along the rows of a batch of 3
+    "segments": lambda h: h + jax.ops.segment_sum(h, PLACES, 3),
+    "segments_max": lambda h: jax.ops.segment_max(h, np.array([1, 0, 2]), 3),
+    "set": lambda h: h.at[1].set(0.5),
+    "multiply": lambda h: h.at[PLACES].multiply(2.0),
+    "unit_set": lambda h: h.at[:, 1].set(0.5),
+    "along": lambda h: jnp.take_along_axis(h, PLACES[:, None], 0),
+    "each": lambda h: jax.vmap(lambda x, i: x[i], (None, 0))(h, PLACES),
+    "written": lambda h: jax.vmap(
+        lambda c, x, i: lax.dynamic_update_slice(c, x[None], (i, 0))
+    )(jnp.zeros((3, 2, h.shape[-1])), h, PLACES // 2).sum(1),
+    "associative": lambda h: lax.associative_scan(jnp.add, h) / 3,
+    "between": lambda h: lax.pad(h, 0.0, ((0, 0, 1), (0, 0, 0)))[1:4],
+    "less": lambda h: h + lax.pad(h, 0.0, ((-2, 2, 0), (0, 0, 0))),
+    "mapped": jax.vmap(lambda x: x - lax.pmean(x, "i"), axis_name="i"),
+    "fourier": lambda h: jnp.fft.fft(h, axis=0).real,
+    "solve": lambda h: jnp.linalg.solve(MATRIX, h),
+    "best": lambda h: lax.top_k(h, 3, axis=0)[0],
+}
+
 STEPS = (
     *("dense", "bare", "relu", "sigmoid", "gelu", "cos", "norm", "residual"),
     *("concatenate", "heads", "gate", "softmax", "half", "reverse", "maximum"),
-    *("pad", "scan", "cumulate", "shift", "twice"),
+    *("pad", "scan", "cumulate", "shift", "twice", "groups", *ROWS),
 )
 
 
@@ -214,6 +236,7 @@ def _step(step, m, get, h):
         "shift": lambda h: jax.nn.relu(h + 1),
         "twice": lambda h: jnp.concatenate([h, h], -1),
     }
+    plain |= ROWS
     if step in plain:
         return plain[step](h)
     if step == "dense":
@@ -226,6 +249,8 @@ def _step(step, m, get, h):
         return h + jnp.tanh(h @ get("u", n, 5) + get("b", 5)) @ get("d", 5, n)
     if step == "concatenate":
         return jnp.concatenate([h, jnp.sin(h @ get("k", n, 4))], -1)
+    if step == "groups":
+        return lax.ragged_dot(h, get("r", 2, n, m), jnp.array([1, 2]))
     if step == "gate":
         a, b = jnp.split(h @ get("g", n, 2 * m), 2, -1)
         return a * jax.nn.sigmoid(b)
