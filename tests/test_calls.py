@@ -68,6 +68,7 @@ MEMBERS = [
     "channel((0, 1), batch_axis=(2,))",
     "uniform()",
     "erdos_renyi(power=0.5)",
+    "given({'a': 0.5})",
     "global_ranking('lamp', min_density=0.1)",
 ]
 PROJECTIONS = [

@@ -94,7 +94,8 @@ def test_zeros_of_81(sparsity: float, zeros: int, allocation: Any) -> None:
 
 def test_rounding_per_leaf_and_in_total() -> None:
     params = {name: jnp.arange(3.0)[None] for name in "abc"}
-    each = jprune.find_masks(params, 0.5)  # round(1.5) = 2 in each
+    each = jprune.find_masks(params, 0.5, allocation=uniform())
+    # round(1.5) = 2 in each
     assert [zeros_of(m) for m in each.values()] == [[0, 1]] * 3
     total = jprune.find_masks(params, 0.5, allocation=GLOBAL)  # round(4.5) = 4
     # The last of the equal ones go: 0 of all leaves, then 1 of the last.
@@ -346,6 +347,7 @@ def test_random_criterion_counts_and_repeats() -> None:
             {"a": jnp.ones((9, 9)), "b": jnp.ones((9, 9))},
             0.5,
             criterion=jprune.criteria.random(),
+            allocation=uniform(),
             key=jax.random.key(seed),
         )
 

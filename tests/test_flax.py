@@ -44,7 +44,7 @@ def test_nnx_optimizer() -> None:
     pruned = jprune.apply_masks(params, masks)
     assert all(jax.tree.leaves(jax.tree.map(jnp.array_equal, params, pruned)))
     assert float(jprune.measure_sparsity(masks)) == 0.5
-    assert int(jnp.sum(params["first"]["kernel"] == 0)) == 6
+    assert int(jnp.sum(params["first"]["kernel"] == 0)) == 7
     assert jprune.summarize(params, masks).kept == 26 - 10
 
 
@@ -140,8 +140,8 @@ def test_linen_train_state() -> None:
 
     state = step(step(state))
     masks = jprune.get_masks(state)
-    assert int(jnp.sum(state.params["Dense_0"]["kernel"] == 0)) == 6
-    assert int(jnp.sum(~masks["Dense_1"]["kernel"])) == 4
+    assert int(jnp.sum(state.params["Dense_0"]["kernel"] == 0)) == 7
+    assert int(jnp.sum(~masks["Dense_1"]["kernel"])) == 3
 
 
 def test_linen_boxes() -> None:

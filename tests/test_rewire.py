@@ -120,7 +120,9 @@ def test_masks_are_those_of_the_algorithm(dtype: str, kind: str) -> None:
         "b": rng.normal(size=(10, 5)),
     }
     ties = lambda t: jax.tree.map(lambda x: np.round(x), t)
-    tx = jprune.rigl(optax.adam(0.1), 0.7, every=2, stop=8)
+    tx = jprune.rigl(
+        optax.adam(0.1), 0.7, every=2, stop=8, allocation=allocations.uniform()
+    )
     fraction = optax.cosine_decay_schedule(0.3, 8)
     params = jax.tree.map(lambda x: jnp.asarray(x, dtype), draw())
     state = tx.init(params)
@@ -217,7 +219,14 @@ def inner_params() -> Any:
 
 def check_slots(inner: Any, least: int = 1, **extra: Any) -> None:
     """Slots of pruned and of new weights are those of ``inner.init``."""
-    tx = jprune.sparse_evolution(inner, 0.5, fraction=0.5, every=2, start=1)
+    tx = jprune.sparse_evolution(
+        inner,
+        0.5,
+        fraction=0.5,
+        every=2,
+        start=1,
+        allocation=allocations.uniform(),
+    )
     params = inner_params()
     state = tx.init(params)
     zeros = jax.tree.map(jnp.zeros_like, params)
