@@ -2,6 +2,7 @@
 
 python docs/run_examples.py              # all but the benchmarks and LONG
 python docs/run_examples.py quickstart benchmarks/train_step
+MNIST=mnist.npz python docs/run_examples.py benchmarks/shrinking
 """
 
 import subprocess
@@ -19,6 +20,7 @@ EXAMPLES = {
     "checkpoint": [],
     "load_prune_save": [],
     "ema": [],
+    "shrink_while_training": [],
     "breast_cancer": [f"--plot={IMAGES}/breast_cancer.png"],
     "text_mlp": [],
     "sharded": [],
@@ -31,12 +33,23 @@ LONG = {
     "digits_validation": ["--validate", "--seeds=4"],
     "distill": [],
     "compact": [],
+    "accuracy_networks": ["--only=networks", "--seeds=5"],
+    "benchmarks/shrinking": [],
+    "one_ranking": [
+        *("--widths", "300", "100", "--sparsity=.9"),
+        *("--allocation=global_ranking", "--stages=3"),
+        *("--batch=64", "--rate=2e-3"),
+    ],
     "benchmarks/selection": [
         *("--sizes", "1e6", "1e7"),
         f"--plot={IMAGES}/selection.png",
     ],
 }
-SCRIPTS = {"digits_validation": "digits_sparse_training"}  # of another name
+SCRIPTS = {  # of another name
+    "accuracy_networks": "benchmarks/accuracy",
+    "digits_validation": "digits_sparse_training",
+    "one_ranking": "benchmarks/shrinking",
+}
 
 
 def main(names: list[str]) -> None:

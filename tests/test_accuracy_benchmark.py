@@ -59,3 +59,37 @@ def check(method: Any, inputs: int, zeros: dict[str, np.ndarray]) -> None:
         total = np.sum([*zeros.values()], 0)
         assert (total == np.round(levels * sum(sizes.values()))).all()
         assert (zeros["Dense_2"] / sizes["Dense_2"] < levels).all()
+
+
+@pytest.mark.heavy
+def test_stacked_layers_lose_what_layers_of_their_own_lose() -> None:
+    """The transformer, unrolled and under a scan; of equal layers the first win."""
+    script = load()
+    chosen = [
+        method
+        for method in script.network_methods()
+        if method.allocation == "erdos_renyi()"
+    ]
+    results = script.benchmark(2, 20, chosen)
+    assert list(results) == [
+        "digits, CNN",
+        "digits, transformer",
+        "digits, scan",
+    ]
+    cnn, unrolled, stacked = (
+        cells for _, rows in results.values() for cells in rows.values()
+    )
+    levels = np.array(script.SPARSITIES, np.float32).astype(float)
+    for cells in (cnn, unrolled, stacked):
+        pruned = [n for n in cells.zeros if cells is cnn or n[:6] == "blocks"]
+        total = np.sum([cells.zeros[name] for name in pruned], 0)
+        size = sum(cells.sizes[name] for name in pruned)
+        assert (total == np.round(levels * size)).all()
+    assert unrolled.sizes == stacked.sizes
+    for name, zeros in unrolled.zeros.items():
+        assert abs(zeros - stacked.zeros[name]).max() <= 1, name
+    shares = {n: z[0, 2] / cnn.sizes[n] for n, z in cnn.zeros.items()}
+    assert shares["Conv_0"] < shares["Conv_1"] < shares["Dense_0"]
+    table = script.by_layer(results, 0.9).splitlines()
+    assert len(table) == 2 + 12
+    assert table[0].count("`erdos_renyi()`") == 2

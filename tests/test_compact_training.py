@@ -1,4 +1,4 @@
-"""Training goes on after compaction as that of the masked model, but smaller."""
+"""After compaction training goes on as that of the masked model."""
 
 from typing import Any
 

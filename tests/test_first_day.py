@@ -119,6 +119,20 @@ def test_ema(run: Run) -> None:
         assert share > 0.89 if name in masked else share < 0.1
 
 
+@pytest.mark.slow
+def test_shrink_while_training(run: Run) -> None:
+    names, printed = run("shrink_while_training", "--steps=60", "--width=32")
+    assert all(error < 1e-4 for error in names["errors"])
+    costs = [int(row[1].replace(",", "")) for row in names["rows"]]
+    assert costs[0] == 64 * 32 + 32 * 32 + 32 * 10
+    assert 0.2 * costs[0] < costs[1] < 0.5 * costs[0]
+    assert costs[2] <= 0.2 * costs[0]
+    assert int(names["state"][1].count) == 60, (
+        "one schedule, and not begun anew"
+    )
+    assert "units that are left: {'params/Dense_0/bias[0]'" in printed
+
+
 def test_breast_cancer(run: Run, tmp_path: Path) -> None:
     plot = tmp_path / "plot.png"
     flags = ("--steps=40", "--splits=2", f"--plot={plot}")

@@ -18,8 +18,9 @@ on a machine that others use too. Numbers are means and standard errors over the
 seeds; differences and ratios are taken within a seed.
 
 `--data` is the file that Keras calls mnist.npz, with the arrays `x_train`
-[60000, 28, 28] of uint8, `y_train`, `x_test` and `y_test`. Without it
-scikit-learn downloads `mnist_784` from OpenML.
+[60000, 28, 28] of uint8, `y_train`, `x_test` and `y_test`. Without it, and
+without an environment variable MNIST that names it, scikit-learn downloads
+`mnist_784` from OpenML.
 """
 
 import argparse
@@ -245,7 +246,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     add = parser.add_argument
-    add("--data", metavar="FILE", help="mnist.npz (default: from OpenML)")
+    add(
+        "--data",
+        metavar="FILE",
+        default=os.environ.get("MNIST"),
+        help="mnist.npz (default: from OpenML)",
+    )
     add("--widths", type=int, nargs="+", default=[1024, 1024])
     add("--epochs", type=int, default=16, help="more than --stages (16)")
     add("--batch", type=int, default=256, help="images in a step (256)")
