@@ -63,7 +63,7 @@ def check(method: Any, inputs: int, zeros: dict[str, np.ndarray]) -> None:
 
 @pytest.mark.heavy
 def test_stacked_layers_lose_what_layers_of_their_own_lose() -> None:
-    """The transformer, unrolled and under a scan; of equal layers the first win."""
+    """Unrolled and under a scan: but for ties, which the first layer wins."""
     script = load()
     chosen = [
         method

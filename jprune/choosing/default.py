@@ -5,11 +5,8 @@ from typing import Any
 from jprune.allocations import Allocation, Pools, erdos_renyi, uniform
 from jprune.structures import Structure
 
-_AXES = (
-    2,
-    4,
-    5,
-)  # of a matrix, and of convolutions in two and three dimensions
+# Axes of matrices, and of kernels of convolutions in two and three dimensions.
+_AXES = (2, 4, 5)
 
 
 def default_allocation(structure: Structure) -> Allocation:
@@ -17,7 +14,7 @@ def default_allocation(structure: Structure) -> Allocation:
 
     So they are if the structure knows inputs and outputs, or every layer has two axes
     or is a convolution. On three axes a stack or heads would be taken for inputs; there,
-    and where pools are not parts of one leaf or all must be alike, it is uniform.
+    for pools of few units, and for those that span leaves, it is uniform.
     """
     if structure.few_units:
         return uniform()
