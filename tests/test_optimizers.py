@@ -111,9 +111,12 @@ def make_update(name: str, tx: Any) -> Any:
 
 
 def make_pruner(name: str, params: Any) -> Any:
+    alike = jprune.allocations.uniform()  # counts are looked at leaf by leaf
     if name == "keep_masks":
-        return jprune.keep_masks(jprune.find_masks(params, 0.6))
-    return jprune.prune(optax.polynomial_schedule(0.3, 0.8, 3, 4), every=2)
+        masks = jprune.find_masks(params, 0.6, allocation=alike)
+        return jprune.keep_masks(masks)
+    schedule = optax.polynomial_schedule(0.3, 0.8, 3, 4)
+    return jprune.prune(schedule, allocation=alike, every=2)
 
 
 def sparsity_at(name: str, step: int) -> float:

@@ -18,7 +18,8 @@ import jprune
 matplotlib.use("agg")
 KERNEL = jnp.array([[1.0, -4.0], [3.0, -2.0], [0.5, 6.0]])
 PARAMS = {"conv": jnp.arange(36.0).reshape(3, 3, 2, 2), "dense": KERNEL}
-MASKS = {**jprune.find_masks(PARAMS, 0.5), "bias": None}
+ALIKE = jprune.allocations.uniform()
+MASKS = {**jprune.find_masks(PARAMS, 0.5, allocation=ALIKE), "bias": None}
 
 
 @pytest.fixture(autouse=True)

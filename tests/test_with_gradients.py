@@ -11,7 +11,7 @@ import pytest
 from flax import linen, nnx
 
 import jprune
-from jprune import criteria
+from jprune import allocations, criteria
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -24,12 +24,15 @@ PARAMS = {
     "b": {"kernel": jnp.asarray(RNG.normal(size=(6, 3)), jnp.float32)},
 }
 GRADS = jax.tree.map(lambda p: jnp.sin(5 * p), PARAMS)
+# A part of `optax.partition` is divided by itself: here as it is in the whole.
+BY_TAYLOR: Any = {
+    "criterion": criteria.taylor(),
+    "allocation": allocations.uniform(),
+}
 
 
 def masks_of(grads: Any) -> Any:
-    return jprune.find_masks(
-        PARAMS, 0.5, criterion=criteria.taylor(), grads=grads
-    )
+    return jprune.find_masks(PARAMS, 0.5, grads=grads, **BY_TAYLOR)
 
 
 WANTED = masks_of(GRADS)
@@ -37,9 +40,7 @@ SIGNS = masks_of(jax.tree.map(jnp.sign, GRADS))  # what Adam's first update is
 
 
 def chain() -> Any:
-    return optax.chain(
-        optax.adam(1e-2), jprune.prune(0.5, criterion=criteria.taylor())
-    )
+    return optax.chain(optax.adam(1e-2), jprune.prune(0.5, **BY_TAYLOR))
 
 
 KERNELS = {"a": {"kernel": True, "bias": False}, "b": {"kernel": True}}
