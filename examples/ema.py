@@ -51,7 +51,8 @@ rows, zeros = [], {}
 
 def report(name, params):
     kernels = [p for p in jax.tree.leaves(params) if p.ndim == 2]
-    zeros[name] = 1 - np.mean([np.count_nonzero(k) / k.size for k in kernels])
+    kept = sum(np.count_nonzero(kernel) for kernel in kernels)
+    zeros[name] = 1 - kept / sum(kernel.size for kernel in kernels)
     score = accuracy(model.apply(params, data.x_test), data.y_test)
     rows.append((name, f"{zeros[name]:.1%}", f"{score:.1%}"))
 

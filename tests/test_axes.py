@@ -214,7 +214,12 @@ def test_linear_layers_of_equinox(kind: str) -> None:
     products = jprune.trace_products(
         lambda p, x: eqx.combine(p, static)(x), params, jnp.ones(16)
     )
-    masks = jprune.find_masks(params, 0.5, structure=KINDS[kind](axes=products))
+    masks = jprune.find_masks(
+        params,
+        0.5,
+        structure=KINDS[kind](axes=products),
+        allocation=allocations.uniform(),
+    )
     for layer, mask in zip(params.layers, masks.layers, strict=True):
         wanted = by_hand(kind, np.asarray(layer.weight).T)
         np.testing.assert_array_equal(mask.weight.T, wanted)
