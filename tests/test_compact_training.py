@@ -49,7 +49,7 @@ class Linen(nn.Module):
         return nn.Dense(3)(x)
 
 
-def train_linen(net: Linen, variables: Any, tx: Any, state: Any) -> Any:
+def trainer(net: Linen, tx: Any) -> Any:
     """Three steps: variables, state and the losses on the way."""
 
     def loss(params: Any, stats: Any) -> Any:
@@ -68,21 +68,24 @@ def train_linen(net: Linen, variables: Any, tx: Any, state: Any) -> Any:
         params = optax.apply_updates(params, updates)
         return {"params": params} | stats, state, now
 
-    losses = []
-    for _ in range(3):
-        variables, state, now = step(variables, state)
-        losses.append(float(now))
-    return variables, state, losses
+    def train(variables: Any, state: Any) -> Any:
+        losses = []
+        for _ in range(3):
+            variables, state, now = step(variables, state)
+            losses.append(float(now))
+        return variables, state, losses
+
+    return train
 
 
 def test_linen_with_batch_norm_is_trained_on() -> None:
     """A module rebuilt from ``plan.sizes``, statistics and momentum taken."""
     net = Linen()
-    variables = net.init(jax.random.key(0), X)
+    variables = jax.jit(net.init)(jax.random.key(0), X)
     graph = jprune.trace_units(net.apply, variables, X, train=False)
     tx = optimizer(graph)
-    state = tx.init(variables["params"])
-    variables, state, _ = train_linen(net, variables, tx, state)
+    train = trainer(net, tx)
+    variables, state, _ = train(variables, tx.init(variables["params"]))
 
     masks = jprune.get_masks(state)
     small = jprune.compact(net.apply, variables, X, masks=masks, train=False)
@@ -93,11 +96,9 @@ def test_linen_with_batch_norm_is_trained_on() -> None:
     assert same.error < 1e-5
 
     second = jprune.trace_units(less.apply, small.params, X, train=False)
-    going_on = optimizer(second, of=graph)
-    after, end, losses = train_linen(
-        less, small.params, going_on, small.take(state)
-    )
-    masked, masked_end, expected = train_linen(net, variables, tx, state)
+    go_on = trainer(less, optimizer(second, of=graph))
+    after, end, losses = go_on(small.params, small.take(state))
+    masked, masked_end, expected = train(variables, state)
     assert_close(losses, expected)
     assert losses[-1] < losses[0]
     assert_close(after, small.take(masked))
@@ -136,13 +137,14 @@ def evaluated(net: Nnx) -> tuple[Any, Any]:
     return fn, state
 
 
-def train_nnx(net: Nnx, optimizer: Any) -> list[float]:
-    @nnx.jit
-    def step(net: Any, optimizer: Any) -> Any:
-        now, grads = nnx.value_and_grad(lambda net: cross_entropy(net(X)))(net)
-        optimizer.update(net, grads)
-        return now
+@nnx.jit
+def step(net: Nnx, optimizer: Any) -> Any:
+    now, grads = nnx.value_and_grad(lambda net: cross_entropy(net(X)))(net)
+    optimizer.update(net, grads)
+    return now
 
+
+def train(net: Nnx, optimizer: Any) -> list[float]:
     net.train()
     return [float(step(net, optimizer)) for _ in range(3)]
 
@@ -153,7 +155,7 @@ def test_nnx_with_batch_norm_is_trained_on() -> None:
     fn, state = evaluated(net)
     graph = jprune.trace_units(fn, state, X)
     steps = nnx.Optimizer(net, optimizer(graph), wrt=nnx.Param)
-    train_nnx(net, steps)
+    train(net, steps)
 
     fn, state = evaluated(net)
     masks = jprune.get_masks(nnx.state(steps))
@@ -170,8 +172,8 @@ def test_nnx_with_batch_norm_is_trained_on() -> None:
     going_on = optimizer(second, of=graph)
     less_steps = nnx.Optimizer(less, going_on, wrt=nnx.Param)
     nnx.update(less_steps, small.take(nnx.state(steps)))
-    losses = train_nnx(less, less_steps)
-    assert_close(losses, train_nnx(net, steps))
+    losses = train(less, less_steps)
+    assert_close(losses, train(net, steps))
     assert losses[-1] < losses[0]
     expected = small.take(nnx.state(net))
     assert_close(nnx.to_pure_dict(nnx.state(less)), nnx.to_pure_dict(expected))
