@@ -1169,7 +1169,7 @@ def test_multiply_adds_are_those_of_the_cut_program(row: Row) -> None:
 @pytest.mark.slow
 @each(ROWS)
 def test_more_of_each(row: Row) -> None:
-    check([row], range(10))
+    check([row], range(4))
 
 
 def test_every_primitive_has_a_row() -> None:

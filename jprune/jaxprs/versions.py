@@ -151,6 +151,11 @@ def read_cond(eqn: Any) -> Sequence[Any]:
     return tuple(eqn.params["branches"])
 
 
+def applies(eqn: Any) -> bool:
+    """Whether a ``scatter`` computes what it writes: ``x.at[i].apply(fn)``."""
+    return eqn.params["update_jaxpr"] is not None
+
+
 def bind(eqn: Any, xs: Sequence[Any], **params: Any) -> Any:
     """The primitive of an equation, with some parameters replaced.
 

@@ -14,6 +14,7 @@ from jprune.jaxprs.records import (
     shapes_of,
     whole_axes,
 )
+from jprune.jaxprs.versions import applies
 
 
 @record("dynamic_slice")
@@ -122,7 +123,7 @@ def scatter(eqn: Any) -> Axes:
         for k in range(len(size))
         if (i, k) not in found
     ]
-    applied = name == "scatter" and p["update_jaxpr"] is not None
+    applied = name == "scatter" and applies(eqn)
     return Axes(
         [outs],
         whole=whole,
