@@ -395,6 +395,7 @@ def kept_of(masks: Any) -> list[int]:
 
 
 @pytest.mark.parametrize(("shapes", "structure", "kept"), DEFAULTS, ids=str)
+@pytest.mark.sweep(3)
 def test_the_default_allocation(
     shapes: Any, structure: Any, kept: list[int]
 ) -> None:

@@ -102,7 +102,7 @@ def test_costs_of_pools_that_may_be_emptied(name, graph, params):
 
 @pytest.mark.parametrize("by", COSTS)
 @pytest.mark.parametrize("name", ALLOCATIONS)
-@pytest.mark.sweep(2)
+@pytest.mark.sweep(6)
 def test_as_few_units_go_as_leave_little_enough(name, by, graph, params):
     structure = jprune.units(graph, by=by)
     find = jax.jit(
@@ -170,7 +170,7 @@ def test_layers_of_a_scan_stay_alike_under_one_ranking():
 
 
 @pytest.mark.parametrize("name", ["uniform", "ranking"])
-@pytest.mark.sweep(2)
+@pytest.mark.slow
 def test_gradually_and_in_multiples(name, graph, params):
     by = "multiply_adds"
     rates = optax.piecewise_interpolate_schedule(
@@ -225,7 +225,7 @@ def test_what_is_pruned_stays_at_a_constant_target(graph, params):
 
 
 @pytest.mark.parametrize("name", ["uniform", "ranking"])
-@pytest.mark.sweep(2)
+@pytest.mark.slow
 def test_the_same_in_a_step_and_on_a_mesh(name, graph, params):
     how: dict[str, Any] = {
         "structure": jprune.units(graph, by="multiply_adds"),

@@ -65,7 +65,7 @@ WRONG: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", RIGHT)
-@pytest.mark.sweep(2)
+@pytest.mark.sweep(5)
 def test_right_chains(name: str) -> None:
     report = jprune.check_chain(RIGHT[name](), PARAMS)
     assert report.zeros_persist
@@ -130,7 +130,7 @@ def test_non_finite_parameters_are_named() -> None:
 
 
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
-@pytest.mark.sweep(2)
+@pytest.mark.slow
 def test_on_a_mesh(kind: AxisType) -> None:
     mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(kind,) * 2)
     tx = optax.chain(optax.adam(0.1), jprune.prune(0.5))

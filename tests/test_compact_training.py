@@ -78,6 +78,7 @@ def trainer(net: Linen, tx: Any) -> Any:
     return train
 
 
+@pytest.mark.slow
 def test_linen_with_batch_norm_is_trained_on() -> None:
     """A module rebuilt from ``plan.sizes``, statistics and momentum taken."""
     net = Linen()

@@ -782,6 +782,7 @@ def test_nnx():
     assert relative(small.certify(X)) < 1e-6  # float32 parameters
 
 
+@pytest.mark.slow
 def test_equinox():
     model = eqx.nn.MLP(4, 3, 8, 2, activation=jnp.cos, key=jax.random.key(0))
     params, static = eqx.partition(model, eqx.is_inexact_array)

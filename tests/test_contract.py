@@ -202,7 +202,7 @@ def test_scan_agrees_with_a_loop(name: str) -> None:
         (jprune.project_frobenius_ball, [0.5, 1.0, 100.0]),
     ],
 )
-@pytest.mark.sweep(2)
+@pytest.mark.sweep(4)
 def test_vmap_over_the_number(make: Any, values: list[float]) -> None:
     params = make_params()
 

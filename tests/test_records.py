@@ -1155,10 +1155,8 @@ def test_units_are_the_axes_that_are_aligned(row: Row) -> None:
 def test_the_cut_program_equals_the_whole_one(family: Any) -> None:
     """And what is constant is, in all rows of a family."""
     rows = [row for row in family() if row.name not in HEAVY]
-    if family is elementwise:  # whose constants are compiled one by one
-        check(rows[::5], [0])
-    else:
-        check(rows, range(2))
+    # Constants of elementwise operations are compiled one by one.
+    check(rows[::5] if family is elementwise else rows, [0])
 
 
 @each([*products(), *calls()])
@@ -1167,9 +1165,9 @@ def test_multiply_adds_are_those_of_the_cut_program(row: Row) -> None:
 
 
 @pytest.mark.slow
-@each(ROWS)
-def test_more_of_each(row: Row) -> None:
-    check([row], range(4))
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.__name__)
+def test_more_of_each(family: Any) -> None:
+    check(list(family()), range(1, 5))
 
 
 def test_every_primitive_has_a_row() -> None:

@@ -42,7 +42,7 @@ def counted():
 @pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float64, None])
 @pytest.mark.parametrize("with_kept", [False, True])
-@pytest.mark.sweep(3)
+@pytest.mark.sweep(6)
 def test_few_are_sorted_to_the_same_masks(with_kept, dtype, monkeypatch):
     rng = np.random.default_rng(0)
 

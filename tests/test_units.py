@@ -166,7 +166,7 @@ def test_refusals(graph, params):
 
 
 @pytest.mark.parametrize("kind", ["Auto", "Explicit"])
-@pytest.mark.sweep(2)
+@pytest.mark.slow
 def test_meshes(kind, params):
     axis = getattr(jax.sharding.AxisType, kind)
     mesh = jax.make_mesh((2,), ("x",), axis_types=(axis,))
@@ -232,6 +232,7 @@ ONE_RANKING = allocations.global_ranking()
 
 @pytest.mark.parametrize("by", ["units", "multiply_adds"])
 @pytest.mark.parametrize("sparsity", [0.9, 1.0])
+@pytest.mark.sweep(2)
 def test_in_one_ranking_no_layer_becomes_a_bottleneck(
     by: str, sparsity: float
 ) -> None:
@@ -260,6 +261,7 @@ def test_in_one_ranking_no_layer_becomes_a_bottleneck(
 
 @pytest.mark.parametrize("by", ["units", "parameters", "multiply_adds"])
 @pytest.mark.parametrize("allocation", [allocations.uniform(), ONE_RANKING])
+@pytest.mark.sweep(3)
 def test_sparsities_are_fractions_of_the_first_model(
     graph: Any, params: Any, by: str, allocation: Any
 ) -> None:
