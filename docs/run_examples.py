@@ -27,6 +27,10 @@ EXAMPLES = {
     "chain_order": [],
     "iris": [f"--plot={IMAGES}/iris.png"],
 }
+ONE_RANKING = [
+    *("--widths", "300", "100", "--sparsity=.9", "--stages=3"),
+    *("--batch=64", "--rate=2e-3"),
+]
 # These take many minutes, or print times: only where they are named.
 LONG = {
     "digits_sparse_training": [f"--plot={IMAGES}/digits_sparse_training.png"],
@@ -35,11 +39,8 @@ LONG = {
     "compact": [],
     "accuracy_networks": ["--only=networks", "--seeds=5"],
     "benchmarks/shrinking": [],
-    "one_ranking": [
-        *("--widths", "300", "100", "--sparsity=.9"),
-        *("--allocation=global_ranking", "--stages=3"),
-        *("--batch=64", "--rate=2e-3"),
-    ],
+    "one_ranking": [*ONE_RANKING, "--allocation=global_ranking"],
+    "one_ranking_l2": [*ONE_RANKING, "--allocation=global_ranking_l2"],
     "benchmarks/selection": [
         *("--sizes", "1e6", "1e7"),
         f"--plot={IMAGES}/selection.png",
@@ -49,6 +50,7 @@ SCRIPTS = {  # of another name
     "accuracy_networks": "benchmarks/accuracy",
     "digits_validation": "digits_sparse_training",
     "one_ranking": "benchmarks/shrinking",
+    "one_ranking_l2": "benchmarks/shrinking",
 }
 
 
