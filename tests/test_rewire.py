@@ -300,7 +300,10 @@ def test_line_search_of_lbfgs() -> None:
     slots = find_slots("", inner, inner_params(), inner_params())
     assert slots["2/grad/a"].kind == "weights"
     assert slots["2/learning_rate"].kind == "global"
-    tx = jprune.rigl(inner, 0.5, fraction=0.3, every=3, stop=9)
+    uniform = jprune.allocations.uniform()
+    tx = jprune.rigl(
+        inner, 0.5, fraction=0.3, every=3, stop=9, allocation=uniform
+    )
     params = inner_params()
     state = tx.init(params)
     fresh = inner.init(jax.tree.map(jnp.zeros_like, params))
