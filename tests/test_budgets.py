@@ -87,7 +87,8 @@ def expected(params, sparsity, by, name):
 @pytest.mark.slow
 def test_costs_of_pools_that_may_be_emptied(name, graph, params):
     """As in a structure of one's own, which says nothing of multiples."""
-    structure = jprune.units(graph, by="parameters")._replace(round_to=0)
+    structure = jprune.units(graph, by="parameters", floor=0)
+    structure = structure._replace(round_to=0)
     how: Any = {"structure": structure, "allocation": ALLOCATIONS[name]}
     for sparsity, jitted in [(0.6, False), (0.6, True), (1.0, True)]:
         find = jax.jit(lambda p, s: jprune.find_masks(p, s, **how))

@@ -64,7 +64,7 @@ COMPOSITIONS = {
     ),
     "around inject_hyperparams": lambda: jprune.with_gradients(
         optax.inject_hyperparams(
-            lambda sparsity: jprune.prune(sparsity, criterion=criteria.taylor())
+            lambda sparsity: jprune.prune(sparsity, **BY_TAYLOR)
         )(0.5)
     ),
     "in apply_if_finite": lambda: optax.apply_if_finite(
