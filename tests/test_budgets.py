@@ -15,6 +15,7 @@ import jprune
 from jprune import allocations, report
 from jprune.choosing import choose as _find
 from jprune.compaction._costs import fraction_left
+from jprune.selection.select import select
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 X = np.ones((5, 4))
@@ -266,7 +267,6 @@ def test_refusals(graph, params):
 def test_units_are_ranked_once(monkeypatch, graph, params):
     """Whatever the budget, and not at each step towards it."""
     calls: list[Any] = []
-    select = _find.select
 
     def counted(*args: Any) -> Any:
         calls.append(args)

@@ -916,7 +916,7 @@ def operand(
     zero = np.zeros_like(x, shape=())
     axes = [k for k, here in enumerate(gone) if here.any()]
     kept = [np.broadcast_to(~along(gone[k], k, shape), shape) for k in axes]
-    here = ~np.logical_and.reduce([np.ones(shape, bool), *kept])
+    here = ~np.all([np.ones(shape, bool), *kept], axis=0)
     if state == "same" and x.size and shape:
         k = int(rng.integers(len(shape)))
         x = np.broadcast_to(x.take([0], k), shape)

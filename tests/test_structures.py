@@ -1,5 +1,6 @@
 """Every structure under every allocation, against sorts in NumPy."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -103,7 +104,7 @@ def mark(combinations: list[Any], quick: set[Any]) -> list[Any]:
 
 def densities(units: dict[str, int], sparsity: float) -> dict[str, float]:
     """The published loop: what would pass 1 becomes dense, repeat."""
-    raw = {k: sum(SHAPES[k]) / np.prod(SHAPES[k]) for k in units}
+    raw = {k: sum(SHAPES[k]) / math.prod(SHAPES[k]) for k in units}
     dense: set[str] = set()
     while True:
         left = (1 - sparsity) * sum(units.values())

@@ -93,7 +93,8 @@ def recorded(factory: Callable[_P, _R]) -> Callable[_P, _R]:
             if callable(x)
         }
         call.data = {n: x for n, x in fields.items() if n not in parts}
-        return result._replace(**parts)
+        known: _R = result._replace(**parts)
+        return known
 
     return made
 
@@ -144,7 +145,7 @@ class _Short(reprlib.Repr):
         if is_recorded(x):
             return show(x)
         if callable(x) and hasattr(x, "__name__"):
-            return x.__name__
+            return str(x.__name__)
         if type(x) in (dict, list, tuple, set, frozenset, type(None)):
             return super().repr1(x, level)
         if jax.tree_util.all_leaves([x]) or x == ():

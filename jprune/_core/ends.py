@@ -1,14 +1,17 @@
 """Which parameter a leaf of another tree belongs to, by the end of its path."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TypeVar
 
-from jax.tree_util import KeyPath, keystr
+from jax.tree_util import keystr
 
 from jprune._core.trees import path_name
+from jprune._core.typing import KeyPath
+
+_T = TypeVar("_T")
 
 
-def partner(path: KeyPath, names: dict[str, Any]) -> Any:
+def partner(path: KeyPath, names: dict[str, _T]) -> _T | None:
     """What ``names`` has for the longest end of ``path``, or None."""
     for n in range(len(path) + 1):
         for name in (keystr(path[n:]), path_name(path[n:])):

@@ -34,7 +34,7 @@ class Layout(NamedTuple):
     @property
     def inverse(self) -> list[int]:
         """What undoes a transposition by ``order``."""
-        return np.argsort(self.order).tolist()
+        return list(map(int, np.argsort(self.order)))
 
     @property
     def plain(self) -> bool:
@@ -246,14 +246,14 @@ def laid_out_like(x: jax.Array, here: jax.Array) -> jax.Array:
     """``here``, on an Explicit mesh divided as ``x`` of the same shape is."""
     sharding = jax.typeof(x).sharding
     if sharding.mesh.are_all_axes_explicit:
-        return jax.sharding.reshard(here, sharding.spec)
+        here = jax.sharding.reshard(here, sharding.spec)
     return here
 
 
 def everywhere(x: jax.Array) -> jax.Array:
     """``x``, on an Explicit mesh whole on every device."""
     if jax.typeof(x).sharding.mesh.are_all_axes_explicit:
-        return jax.sharding.reshard(x, PartitionSpec())
+        x = jax.sharding.reshard(x, PartitionSpec())
     return x
 
 
@@ -269,7 +269,7 @@ def rearrange(
     partitioner of Auto axes does it well.
     """
     specs = (*spec, *jax.typeof(x).sharding.spec)
-    if all(name is None for name in specs):
-        return function(x)
-    sharding = NamedSharding(mesh, spec)
-    return jax.sharding.auto_axes(function, out_sharding=sharding)(x)
+    if any(name is not None for name in specs):
+        sharding = NamedSharding(mesh, spec)
+        function = jax.sharding.auto_axes(function, out_sharding=sharding)
+    return function(x)

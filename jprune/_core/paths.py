@@ -4,7 +4,6 @@ from typing import Any, TypeAlias
 
 import jax
 import numpy as np
-from jax.tree_util import KeyPath
 
 from jprune._core.trees import (
     is_floating,
@@ -13,7 +12,7 @@ from jprune._core.trees import (
     path_name,
     rebuild,
 )
-from jprune._core.typing import Tree
+from jprune._core.typing import KeyPath, Tree
 
 Key: TypeAlias = tuple[Any, ...]
 """What stands for a path where leaves are matched."""

@@ -64,5 +64,5 @@ def _exponents(x: jax.Array) -> jax.Array:
     return (bits >> _whole(info)(info.nmant)).astype(np.int32)
 
 
-def _whole(info: Any) -> Any:
+def _whole(info: Any) -> type[np.uint32 | np.uint64]:
     return np.uint64 if info.bits == 64 else np.uint32

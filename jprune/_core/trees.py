@@ -14,9 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from jax.tree_util import KeyPath
 
-from jprune._core.typing import Tree
+from jprune._core.typing import KeyPath, Tree
 from jprune._core.xla import made_once
 
 
@@ -114,8 +113,8 @@ def kept_only(mask: Any, x: Any) -> jax.Array:
 
 def at_least_float32(x: Any) -> jax.Array:
     """In float32 at least: small types underflow, overflow and round."""
-    x = jnp.asarray(x)
-    return x.astype(wide_dtype(x.dtype))
+    array = jnp.asarray(x)
+    return array.astype(wide_dtype(array.dtype))
 
 
 def wide_dtype(*dtypes: Any) -> Any:

@@ -15,6 +15,9 @@ Masks: TypeAlias = Any
 Where: TypeAlias = bool | str | Tree | Callable[[Tree], Tree] | None
 """A selection of leaves: bool tree or prefix, callable, or regular expression."""
 
+KeyPath: TypeAlias = jax.tree_util.KeyPath[Any]
+"""Where a leaf is in its tree."""
+
 Scalar: TypeAlias = float | jax.typing.ArrayLike
 """A number or a scalar array, which may be traced."""
 

@@ -27,7 +27,8 @@ def vary_like(tree: Tree, data: Tree) -> Tree:
 
 
 def _axes(x: jax.Array) -> frozenset[str]:
-    return jax.typeof(x).manual_axis_type.varying
+    axes: frozenset[str] = jax.typeof(x).manual_axis_type.varying
+    return axes
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import numpy as np
 import optax
-from jax.tree_util import KeyPath
 
 from jprune._core.checks import check_floating, is_traced
 from jprune._core.describe import describe
@@ -22,7 +21,7 @@ from jprune._core.trees import (
     path_name,
     rebuild,
 )
-from jprune._core.typing import Tree, Where
+from jprune._core.typing import KeyPath, Tree, Where
 
 _NEVER_PRUNED = ("bias", "scale", "mean", "var")
 

@@ -17,7 +17,8 @@ def not_hoisted(x: T) -> T:
     XLA moves what does not change out of a loop and keeps it: all scores in another
     precision, or the place of every unit, as large as the scores. jaxlib 0.10, 0.12.
     """
-    return lax.optimization_barrier(x)
+    x = lax.optimization_barrier(x)
+    return x
 
 
 def made_once(x: T) -> T:
@@ -26,7 +27,8 @@ def made_once(x: T) -> T:
     XLA fuses what is small into each of its readers: of a tree of hundreds of leaves
     every leaf's kernel would concatenate the counts of all. jaxlib 0.10, 0.12.
     """
-    return lax.optimization_barrier(x)
+    x = lax.optimization_barrier(x)
+    return x
 
 
 def apart(x: T) -> T:
@@ -35,4 +37,5 @@ def apart(x: T) -> T:
     XLA makes one sum of two that follow each other, which then has as many terms in a
     row, and as many roundings. jaxlib 0.10, 0.12.
     """
-    return lax.optimization_barrier(x)
+    x = lax.optimization_barrier(x)
+    return x

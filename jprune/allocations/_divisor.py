@@ -60,8 +60,9 @@ def _on_host(quotas: np.ndarray, sizes: np.ndarray, total: int) -> np.ndarray:
             high = more
     least, most = (np.minimum(x >> _PART, sizes) for x in (low, high))
     before = np.cumsum(most - least) - (most - least)
-    more = np.clip(total - least.sum() - before, 0, most - least)
-    return (least + more).astype(np.int32)
+    rest = np.clip(total - least.sum() - before, 0, most - least)
+    counts: np.ndarray = least + rest
+    return counts.astype(np.int32)
 
 
 @jax.jit

@@ -28,7 +28,8 @@ class Budget(NamedTuple):
 
 def target_of(sparsity: Any) -> jax.Array:
     """The fraction of the cost that may be left."""
-    return _counts.density_of(jnp.asarray(sparsity, float))
+    target: jax.Array = _counts.density_of(jnp.asarray(sparsity, float))
+    return target
 
 
 def units_lost(
@@ -55,7 +56,7 @@ def units_lost(
         return low / 2**BITS
 
     def fraction(steps: jax.Array) -> jax.Array:
-        return steps.astype(jnp.float32) / 2**BITS
+        return steps.astype(jnp.float32) / 2.0**BITS
 
     def halve(_: Any, bracket: Any) -> Any:
         low, high = bracket

@@ -266,7 +266,7 @@ def shape_of(units: list[jax.Array]) -> tuple[np.ndarray, np.ndarray]:
     return numbers, np.array([math.prod(x.shape[1:]) for x in units], np.int64)
 
 
-def multiples(counts: Any, sizes: np.ndarray, multiple: int) -> jax.Array:
+def multiples(counts: jax.Array, sizes: np.ndarray, multiple: int) -> jax.Array:
     """The next positive multiples, or all the units of a pool; of 0 any number."""
     if not multiple:
         return counts

@@ -68,7 +68,8 @@ def wanting(method: Method) -> Callable[..., Wanted]:
         params = jax.tree.unflatten(form, leaves)
         with computed_now():
             counts = counts_of(method, params, sparsity, dropped)
-            return jax.tree.map(np.asarray, counts)
+            known: Counts = jax.tree.map(np.asarray, counts)
+        return known
 
     def wanted(params: Tree, sparsity: Any, dropped: Any = 0.0) -> Wanted:
         numbers = sparsity, dropped

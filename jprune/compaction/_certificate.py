@@ -6,10 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import KeyPath
 
 from jprune._core.trees import path_name
-from jprune._core.typing import Tree
+from jprune._core.typing import KeyPath, Tree
 from jprune.jaxprs.checks import check_call, check_values
 
 Outputs = dict[KeyPath, np.ndarray]

@@ -155,9 +155,9 @@ def _of_matrices(
             return landed.transpose(np.argsort(order)).astype(x.dtype)
 
         sharding = jax.typeof(x).sharding
-        if sharding.mesh.empty:
-            return matrices(x)
         # No decomposition of a matrix that lies on several devices.
-        return jax.sharding.auto_axes(matrices, out_sharding=sharding)(x)
+        if not sharding.mesh.empty:
+            matrices = jax.sharding.auto_axes(matrices, out_sharding=sharding)
+        return matrices(x)
 
     return lambda tree: jax.tree_util.tree_map_with_path(of_leaf, tree)

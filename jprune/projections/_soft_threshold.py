@@ -55,7 +55,7 @@ def soft_threshold(threshold: Scalar) -> Projection:
 
     def shrink(leaf: Any) -> jax.Array:
         x = at_least_float32(leaf)
-        near = optax.projections.projection_linf_ball(x, threshold)
+        near: jax.Array = optax.projections.projection_linf_ball(x, threshold)
         return (x - near).astype(jnp.result_type(leaf))
 
     return lambda tree: jax.tree.map(shrink, tree)

@@ -48,14 +48,11 @@ def keys_of(x: jax.Array) -> jax.Array:
     return jnp.where(jnp.isnan(x), sign + infinity + 1, keys)
 
 
-_BITS = {
-    np.dtype(real): np.dtype(bits)
-    for real, bits in {
-        np.float16: np.uint16,
-        jnp.bfloat16: np.int16,
-        np.float32: np.uint32,
-        np.float64: np.uint64,
-    }.items()
+_BITS: dict[np.dtype, np.dtype] = {
+    np.dtype(np.float16): np.dtype(np.uint16),
+    np.dtype(jnp.bfloat16): np.dtype(np.int16),
+    np.dtype(np.float32): np.dtype(np.uint32),
+    np.dtype(np.float64): np.dtype(np.uint64),
 }
 _FLOATS = {bits: real for real, bits in _BITS.items()}
 

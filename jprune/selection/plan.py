@@ -53,7 +53,7 @@ class ReadPlan(NamedTuple):
         if self.sizes.sum(dtype=np.int64) < 2**31:
             return _counts.count_of(each.sum(1, keepdims=True, dtype=np.int32))
         total = _counts.total(_counts.count_of(each.T))
-        return jax.tree.map(lambda c: c[:, None], total)
+        return Count(*(part[:, None] for part in total))
 
     def to_leaves(self, values: jax.Array) -> list[jax.Array]:
         """``[..., entries]`` cut into one array for each leaf; of one, for all."""

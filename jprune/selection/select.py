@@ -46,7 +46,8 @@ def select(
                 "selection counts below 2**31 in one leaf."
             )
     joint = isinstance(wanted, Count)
-    return _select(units, wanted, kept, marked, joint=joint)
+    masks: list[jax.Array] = _select(units, wanted, kept, marked, joint=joint)
+    return masks
 
 
 @partial(jax.jit, static_argnames="joint")

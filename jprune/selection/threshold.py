@@ -128,7 +128,7 @@ def _find(
         keys = aim(now, pooled, lost, before, turns)
         return second | turns, packed(now, division, keys)
 
-    def goes_on(state: Any) -> jax.Array:
+    def goes_on(state: tuple[jax.Array, jax.Array]) -> jax.Array:
         now, *_ = unpacked(state[1])
         return ~state[0] | unfinished(now, pooled, lost)
 

@@ -178,9 +178,10 @@ def _refresh(
 
     def wait(masks: Masks, params: Tree) -> tuple[jax.Array, jax.Array, Counts]:
         types = jax.eval_shape(look, masks, params)
-        return jax.tree.map(
+        none: tuple[jax.Array, jax.Array, Counts] = jax.tree.map(
             lambda x: vary_like(jnp.zeros(x.shape, x.dtype), x), types
         )
+        return none
 
     def choose_again(now: tuple[jax.Array, Masks]) -> tuple[jax.Array, Masks]:
         # Nothing is scored before it is known that it must be.

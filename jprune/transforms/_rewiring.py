@@ -135,7 +135,8 @@ def sparse_step(
     seen, values = masked(updates, masks), masked(params, masks)
 
     def step() -> tuple[Tree, Any]:
-        return inner.update(seen, state, values, **extra_args)
+        moved, now = inner.update(seen, state, values, **extra_args)
+        return moved, now
 
     def rest() -> tuple[Tree, Any]:
         moved, _ = jax.eval_shape(step)

@@ -24,11 +24,11 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import DictKey, KeyPath, tree_flatten_with_path
+from jax.tree_util import DictKey, tree_flatten_with_path
 
 from jprune._core.arrays import abstract_array
 from jprune._core.trees import is_hole, unique_names
-from jprune._core.typing import Masks, Tree
+from jprune._core.typing import KeyPath, Masks, Tree
 
 _Shape: TypeAlias = tuple[int, ...]
 

@@ -93,7 +93,7 @@ def _masked_jvp(primals: Any, tangents: Any) -> Any:
 
 
 @jax.custom_vjp
-def _decayed(p: Any, mask: Any, decay: Any) -> jax.Array:
+def _decayed(p: jax.Array, mask: Any, decay: Any) -> jax.Array:
     """``p``, whose gradient gains ``decay`` times what is pruned."""
     del mask, decay  # for the gradient
     return p

@@ -60,6 +60,9 @@ def with_gradients(
         **extra_args: Any,
     ) -> tuple[Tree, Any]:
         grad = updates if grad is None else grad
-        return inner.update(updates, state, params, grad=grad, **extra_args)
+        updates, state = inner.update(
+            updates, state, params, grad=grad, **extra_args
+        )
+        return updates, state
 
     return optax.GradientTransformationExtraArgs(inner.init, update_fn)

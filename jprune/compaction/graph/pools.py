@@ -7,8 +7,9 @@ import numpy as np
 
 from jprune._core.typing import Tree
 from jprune.compaction.graph.constants import Array
-from jprune.compaction.graph.trace import Leaf, Trace
+from jprune.compaction.graph.trace import Trace
 from jprune.jaxprs.checks import bound, check_call
+from jprune.jaxprs.program import Leaf
 
 
 class Pool(NamedTuple):
@@ -161,7 +162,7 @@ def pools_of(trace: Trace) -> list[Pool]:
         here = np.unique(units[units >= 0])
         inside.append(here)
         _, part = np.unique(kind[here], return_inverse=True)
-        kind[here] = kind.max(initial=0) + 1 + part  # new kinds for these
+        kind[here] = np.max(kind, initial=0) + 1 + part  # new kinds for these
         if units.ndim == 3:
             for number, one in enumerate(units):
                 these = np.unique(one[one >= 0])

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from jax.tree_util import KeyPath, SequenceKey
+from jax.tree_util import SequenceKey
 
 from jprune._core.ends import ends, partner
 from jprune._core.trees import (
@@ -18,7 +18,7 @@ from jprune._core.trees import (
     rebuild,
     unique_names,
 )
-from jprune._core.typing import Masks, Tree
+from jprune._core.typing import KeyPath, Masks, Tree
 from jprune.compaction.graph.constants import Array
 
 Kept = tuple[tuple[int, ...], ...] | None
@@ -199,7 +199,7 @@ def _leaf_of(data: Any) -> LeafPlan:
     return leaf
 
 
-def _owner(path: KeyPath, paths: dict[Any, int]) -> int | None:
+def _owner(path: KeyPath, paths: dict[str, int]) -> int | None:
     """The parameter that a leaf belongs to: called like it, or a part of it."""
     found = partner(path, paths)
     if found is None and path and isinstance(path[-1], SequenceKey):
