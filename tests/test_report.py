@@ -1,5 +1,7 @@
 """What a model costs, against closed forms."""
 
+from collections import Counter
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ from compaction_models import gpt
 
 import jprune
 from jprune import report
+from jprune.compaction.graph.trace import Trace
 
 
 def test_attention_and_layers_of_a_scan_are_counted():
@@ -75,6 +78,26 @@ def test_the_function_is_traced_once():
     assert fn.calls == 3
     small.fn(small.params, x)
     assert fn.calls == 3
+
+
+def test_each_variant_is_walked_once(monkeypatch):
+    """The dense program, and without each half of its units; the masked one,
+    without what is dead in it, and as the proof sees that; the compact one."""
+    walked = []
+    walk = Trace.walk
+
+    def counted(self, known):
+        walked.append(self)
+        return walk(self, known)
+
+    monkeypatch.setattr(Trace, "walk", counted)
+    params = {"w": jnp.ones((4, 8)), "v": jnp.ones((8, 3))}
+    masks = {"w": jnp.arange(8) > 5}
+    report.cost(Counting(), params, jnp.ones((10, 4)), masks=masks)
+    assert list(Counter(walked).values()) == [6, 1]
+    walked.clear()
+    report.cost(Counting(), params, jnp.ones((10, 4)))  # nothing is dead
+    assert list(Counter(walked).values()) == [5, 1]
 
 
 def test_cost_prints_as_a_table():

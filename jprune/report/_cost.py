@@ -8,6 +8,7 @@ from jprune._core.typing import Masks, Tree
 from jprune.compaction.graph.pools import traced
 from jprune.compaction.graph.trace import Trace
 from jprune.compaction.removal.compact import compacted, fitted, host
+from jprune.compaction.removal.dead_units import find_dead
 from jprune.jaxprs.checks import bound, check_call
 
 
@@ -82,17 +83,17 @@ def cost(
     check_call("cost", fn, params, args, concrete=True)
     fn = bound("cost", fn, static)
     masks = None if masks is None else fitted(params, masks)
-    arrays = host(params, masks)
     trace = traced(fn, params, args)
-    products = trace.walk([*arrays]).multiply_adds()
-    _, less = compacted(trace, fn, params, args, masks)
-    left = less.walk([None] * len(less.leaves)).multiply_adds()
+    dead = find_dead(trace, host(params, masks))
+    _, less = compacted(trace, dead, fn, params, args, masks)
+    whole, nonzero = dead.multiply_adds
+    left, _ = less.walk([None] * len(less.leaves)).multiply_adds()
     entries, stored = _stored(trace)
-    kept = sum(int(np.count_nonzero(~x.zero)) for x in arrays)
+    kept = sum(int(np.count_nonzero(~x.zero)) for x in dead.masked)
     return Cost(
-        Count(entries, products[0], stored),
-        Count(kept, products[1], stored),
-        Count(_stored(less)[0], left[0], _stored(less)[1]),
+        Count(entries, whole, stored),
+        Count(kept, nonzero, stored),
+        Count(_stored(less)[0], left, _stored(less)[1]),
     )
 
 

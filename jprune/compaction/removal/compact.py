@@ -23,7 +23,7 @@ from jprune.compaction.removal import control as control
 from jprune.compaction.removal import conv as conv
 from jprune.compaction.removal import moves as moves
 from jprune.compaction.removal import reshape as reshape
-from jprune.compaction.removal.dead_units import find_dead, left_over
+from jprune.compaction.removal.dead_units import Dead, find_dead, left_over
 from jprune.compaction.removal.plan import LeafPlan, Plan, cut, in_jax, kept_of
 from jprune.compaction.removal.rewrite import (
     Rewrite,
@@ -187,25 +187,30 @@ def compact(
     check_call("compact", fn, params, args, concrete=True)
     fn = bound("compact", fn, static)
     masks = None if masks is None else fitted(params, masks)
-    return compacted(traced(fn, params, args), fn, params, args, masks)[0]
+    trace = traced(fn, params, args)
+    dead = find_dead(trace, host(params, masks))
+    return compacted(trace, dead, fn, params, args, masks)[0]
 
 
 def compacted(
-    trace: Trace, fn: Any, params: Tree, args: Any, masks: Masks | None
+    trace: Trace,
+    dead: Dead,
+    fn: Any,
+    params: Tree,
+    args: Any,
+    masks: Masks | None,
 ) -> tuple[Compact, Trace]:
     """What :func:`compact` returns, and the trace of the smaller program."""
-    before = host(params, masks)
-    dead, arrays, folded = find_dead(trace, before)
 
-    def removed(dead: Array, changed: Iterable[int]) -> tuple[Compact, Trace]:
+    def removed(gone: Array, changed: Iterable[int]) -> tuple[Compact, Trace]:
         plan = Plan(
             tuple(
-                LeafPlan(leaf.path, leaf.shape, kept_of(trace.gone(i, dead)))
+                LeafPlan(leaf.path, leaf.shape, kept_of(trace.gone(i, gone)))
                 for i, leaf in enumerate(trace.leaves)
             )
         )
         less = plan._applied(params, masks, in_jax)
-        less = _replaced(less, plan, {i: arrays[i] for i in changed})
+        less = _replaced(less, plan, {i: dead.arrays[i] for i in changed})
         program = Trace(partial(rewritten, trace, plan), less, args)
         return Compact(less, plan, fn, params, masks), program
 
@@ -215,20 +220,20 @@ def compacted(
         small, program = found
         pools = pools_of(trace)
         plan = small.plan._replace(
-            left=tuple(left_over(trace, before, arrays, gone)),
+            left=tuple(left_over(trace, dead, gone)),
             sizes={p.name: int((~gone[p.units]).sum(1).max()) for p in pools},
         )
         return replace(small, plan=plan), program
 
     try:
-        return explained(removed(dead, folded), dead)
+        return explained(removed(dead.units, dead.folded), dead.units)
     except Unsupported:
         # One set of units after the other; what is dead and stays is 0.
         floating = [i for i, leaf in enumerate(trace.leaves) if leaf.floating]
-        gone = np.zeros_like(dead)
+        gone = np.zeros_like(dead.units)
         for pool in pools_of(trace):
             more = gone.copy()
-            more[pool.units] = dead[pool.units]
+            more[pool.units] = dead.units[pool.units]
             with suppress(Unsupported):
                 removed(more, floating)
                 gone = more

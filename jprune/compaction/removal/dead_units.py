@@ -1,7 +1,7 @@
 """Which units are dead in given parameters."""
 
 from collections import Counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,24 +12,30 @@ from jprune.compaction.graph.walk import Site, Walk
 from jprune.compaction.removal.plan import Left
 
 
-def find_dead(
-    trace: Trace, arrays: list[Stored]
-) -> tuple[Array, list[Stored], set[int]]:
+class Dead(NamedTuple):
+    """The units that may go, and what was seen in finding them."""
+
+    units: Array  # [units] bool
+    masked: list[Stored]  # the parameters before
+    arrays: list[Stored]  # with 0 for all that is dead
+    folded: set[int]  # which of them took constants in
+    multiply_adds: tuple[int, int]  # of the masked program, as a walk has them
+    sums: list[Site]  # to which something is added when all that is dead is 0
+
+
+def find_dead(trace: Trace, masked: list[Stored]) -> Dead:
     """Marks the units that may go, until no more die with them.
 
     Args:
       trace: The traced program, with its units numbered.
-      arrays: The parameters, masked.
-
-    Returns:
-      ``[units]`` bool; the parameters with 0 for all that is dead; and which
-      of them took constants in.
+      masked: The parameters, masked.
     """
-    arrays = list(arrays)
+    arrays = list(masked)
     folded: set[int] = set()
     dead = np.zeros(trace.count, bool)
+    walk = trace.walk([*arrays])
+    products = walk.multiply_adds()
     while True:
-        walk = trace.walk([*arrays])
         alive = np.zeros(trace.count, bool)
         for site in walk.sums():
             fold = _can_fold(site, walk, arrays)
@@ -37,7 +43,7 @@ def find_dead(
             alive[trace.touched(site, adds)] = True
         more = _even(trace, ~alive | dead)
         if np.array_equal(more, dead):
-            return dead, arrays, folded
+            return Dead(dead, masked, arrays, folded, products, walk.sums())
         new, dead = more & ~dead, more
         for site in walk.sums():
             if _can_fold(site, walk, arrays):
@@ -45,21 +51,19 @@ def find_dead(
         for i, x in enumerate(arrays):
             gone = along(trace.gone(i, new), len(x.shape))
             arrays[i] = x.without(gone) if gone else x
+        walk = trace.walk([*arrays])
 
 
-def left_over(
-    trace: Trace, before: list[Stored], after: list[Stored], dead: Array
-) -> list[Left]:
+def left_over(trace: Trace, dead: Dead, removed: Array) -> list[Left]:
     """What is 0 in a parameter and stays, with the first reason of each.
 
     Args:
       trace: The traced program, with its units numbered.
-      before: The parameters, masked.
-      after: The same with 0 for all that is dead.
-      dead: ``[units]`` bool, what goes.
+      dead: What may go.
+      removed: ``[units]`` bool, what goes.
     """
     why: dict[int, str] = {}
-    for site in trace.walk([*after]).sums():
+    for site in dead.sums:
         for unit in trace.touched(site, site.adds).tolist():
             why.setdefault(unit, f"{site.why}: it adds to a sum")
 
@@ -73,10 +77,10 @@ def left_over(
         return "it is no unit"
 
     found = []
-    for i, (leaf, x) in enumerate(zip(trace.leaves, before, strict=True)):
+    for i, (leaf, x) in enumerate(zip(trace.leaves, dead.masked, strict=True)):
         if len(leaf.shape) < 2 or not leaf.floating or x.zero.all():
             continue
-        for axis, gone in enumerate(trace.gone(i, dead)):
+        for axis, gone in enumerate(trace.gone(i, removed)):
             rest = tuple(k for k in range(len(leaf.shape)) if k != axis)
             if gone.ndim == 2:  # of each layer by itself
                 rest = tuple(k for k in rest if k)
