@@ -1,5 +1,6 @@
 """Dead units removed: the same function, proved and measured in float64."""
 
+import functools
 import json
 import tracemalloc
 
@@ -552,6 +553,7 @@ def test_training_continues_from_the_same_moments():
     def fn(params, x):
         return jax.nn.relu(x @ params["w"] + params["b"]) @ params["v"]
 
+    @functools.partial(jax.jit, static_argnums=(0, 1))
     def step(f, tx, params, state):
         grads = jax.grad(lambda p: (f(p, X) ** 2).mean())(params)
         updates, state = tx.update(grads, state, params)
@@ -568,9 +570,10 @@ def test_training_continues_from_the_same_moments():
     masks = jprune.get_masks(state)
     small = jprune.compact(fn, params, X, masks=masks)
     less, inner = small.params, small.take(state[0])
+    alone = optax.adamw(1e-2)
     for _ in range(3):
         params, state = step(fn, tx, params, state)
-        less, inner = step(small.fn, optax.adamw(1e-2), less, inner)
+        less, inner = step(small.fn, alone, less, inner)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9),
         less,
@@ -721,15 +724,20 @@ def test_parameters_that_are_converted(dtype):
     assert relative(small.certify(X)) < 32 * float(jnp.finfo(dtype).eps)
 
 
-def test_flax_modules_are_rebuilt():
+@functools.cache
+def half_of_a_module():
     model = MLP((10, 12, 3))
-    variables = model.init(jax.random.key(0), X)
+    variables = jax.jit(model.init)(jax.random.key(0), X)
     graph = jprune.trace_units(model.apply, variables, X)
     masks = jprune.find_masks(
         variables, 0.5, structure=jprune.units(graph, round_to=2)
     )
     small = jprune.compact(model.apply, variables, X, masks=masks)
-    rebuilt = MLP.from_params(small.params)
+    return small, MLP.from_params(small.params)
+
+
+def test_flax_modules_are_rebuilt():
+    small, rebuilt = half_of_a_module()
     assert rebuilt.features == (6, 6, 3)  # 5 is rounded up
     np.testing.assert_allclose(
         np.asarray(rebuilt.apply(small.params, X)),
@@ -739,15 +747,10 @@ def test_flax_modules_are_rebuilt():
 
 
 def test_the_program_is_that_of_the_smaller_module():
-    model = MLP((10, 12, 3))
-    variables = model.init(jax.random.key(0), X)
-    graph = jprune.trace_units(model.apply, variables, X)
-    masks = jprune.find_masks(variables, 0.5, structure=jprune.units(graph))
-    small = jprune.compact(model.apply, variables, X, masks=masks)
-    rebuilt = MLP.from_params(small.params).apply
+    small, rebuilt = half_of_a_module()
     found, wanted = (
         list(steps(jax.make_jaxpr(f)(small.params, X).jaxpr))
-        for f in (small.fn, rebuilt)
+        for f in (small.fn, rebuilt.apply)
     )
     assert found == wanted
     assert not any(x.committed for x in jax.tree.leaves(small.params))
