@@ -74,7 +74,7 @@ def test_few_are_sorted_to_the_same_masks(with_kept, dtype, monkeypatch):
 def expected(leaves, k):
     flat = jnp.concatenate([jnp.ravel(x) for x in leaves])
     order = jnp.argsort(flat, descending=True, stable=True)
-    return np.isin(np.arange(flat.size), np.asarray(order[:k]))
+    return np.isin(np.arange(flat.size), np.asarray(order)[:k])
 
 
 def joined(masks):
@@ -86,6 +86,7 @@ def hard_tree(rng, dtype):
     return [jnp.asarray(rng.choice(pool, size=s), dtype) for s in SHAPES]
 
 
+@pytest.mark.usefixtures("quick_compilation")
 @hypothesis.settings(max_examples=40, deadline=None)
 @hypothesis.given(
     st.sampled_from(DTYPES),
@@ -107,6 +108,7 @@ def test_follows_argsort(dtype, values, k):
     )
 
 
+@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_k(dtype):
     leaves = hard_tree(np.random.default_rng(0), dtype)
@@ -116,6 +118,7 @@ def test_every_k(dtype):
         )
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_float64():
     with jax.enable_x64(True):
         values = 1 + np.arange(40).reshape(5, 8) % 13 * 2.0**-50
@@ -126,6 +129,7 @@ def test_float64():
             np.testing.assert_array_equal(joined(found), expected(leaves, k))
 
 
+@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize(
     "kind", ["normal", "heavy", "zeros", "sorted", "equal"]
 )
@@ -145,6 +149,7 @@ def test_large_enough_to_be_sampled(kind):
         )
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_many_leaves_compile():
     rng = np.random.default_rng(2)
     leaves = [
@@ -165,12 +170,12 @@ def test_many_leaves_take_little_memory_and_few_operations(dtype):
         leaf = jax.ShapeDtypeStruct((64, 64), dtype)
         return top_k_mask.lower([leaf] * number, jnp.int32(1)).compile()
 
-    few, many = compiled(40), compiled(80)
+    few, many = compiled(20), compiled(40)
     operations = [str(x.as_text()).count(" = ") for x in (few, many)]
-    assert (operations[1] - operations[0]) / 40 < 80
+    assert (operations[1] - operations[0]) / 20 < 80
     memory = many.memory_analysis()
     assert memory is not None
-    size = 80 * 64 * 64 * jnp.dtype(dtype).itemsize
+    size = 40 * 64 * 64 * jnp.dtype(dtype).itemsize
     assert memory.temp_size_in_bytes < size / 10 + 4096 * 4  # and a sample
 
 
@@ -185,6 +190,7 @@ def test_few_operands_in_a_concatenation():
     assert max(x.count("%") for x in joins) <= 32
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_one_compilation_outside_jit():
     compilations = []
 
@@ -220,6 +226,7 @@ def test_holes_are_passed_over():
     assert found["c"] == optax.MaskedNode()
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_traced_k_is_clipped_and_mapped():
     x = jnp.asarray(hard_tree(np.random.default_rng(3), jnp.float32)[0])
     ks = jnp.arange(-1, 14)
@@ -234,6 +241,7 @@ def test_wrong_k_is_refused(k):
         selection.top_k_mask(jnp.ones((3, 4)), k)
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_kept_units_come_first():
     x = jnp.array([[5.0, 4.0, 3.0, 2.0, 1.0, 0.0]])
     kept = jnp.array([[False, False, False, True, True, True]])
@@ -243,6 +251,7 @@ def test_kept_units_come_first():
         np.testing.assert_array_equal(found[0], np.isin(np.arange(6), order))
 
 
+@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("times", [1, 20])
 @pytest.mark.parametrize("with_kept", [False, True])
 @pytest.mark.sweep(2)
@@ -269,6 +278,7 @@ def test_each_pool_on_its_own(with_kept, times):
             np.testing.assert_array_equal(np.ravel(mask[p]), wanted)
 
 
+@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("divided", [False, True])
 def test_rows_are_counted_first_where_nothing_is_divided(divided):
     """It is the array that counts, and not the devices of the process."""
@@ -294,6 +304,7 @@ def test_scores_are_not_copied_outside_of_jit():
     assert readers[0] in _jax.INLINED
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_ends_with_counts_that_contradict():
     x = jnp.arange(10.0)[None]  # as under `vmap`, where all branches are run
     kept = [jnp.ones_like(x, dtype=bool)]
@@ -302,6 +313,7 @@ def test_ends_with_counts_that_contradict():
     assert found.shape == x.shape
 
 
+@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("with_kept", [False, True])
 def test_leaves_large_enough_to_be_sampled_each(with_kept):
     rng = np.random.default_rng(7)
@@ -367,6 +379,7 @@ def test_sharded_as_on_one_device(axis_type, k):
         assert mask.sharding.is_equivalent_to(x.sharding, x.ndim)
 
 
+@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.sweep(2)
 def test_kept_on_other_axes_than_scores(axis_type):
@@ -386,6 +399,7 @@ def test_kept_on_other_axes_than_scores(axis_type):
     jax.tree.map(np.testing.assert_array_equal, found, wanted)
 
 
+@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 def test_each_device_chooses_for_itself_in_shard_map(axis_type):
     """Loops start from constants, and go on with what varies."""
@@ -409,6 +423,7 @@ def test_each_device_chooses_for_itself_in_shard_map(axis_type):
         )
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_pools_and_kept_units_in_shard_map():
     mesh = jax.make_mesh((2,), ("a",), axis_types=(AxisType.Auto,))
     rng = np.random.default_rng(11)
@@ -455,6 +470,7 @@ def test_only_counts_travel(axis_type):
     assert_only_counts_travel(str(text))
 
 
+@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.sweep(2)
 def test_mapped_over_a_divided_axis(axis_type):
@@ -504,8 +520,9 @@ def test_many_scores_stay_where_they_are(axis_type, shape, spec):
     x = jax.random.normal(jax.random.key(0), shape)
     placed = jax.device_put(x, NamedSharding(mesh, spec))
     with jax.set_mesh(mesh):
-        found = top_k_mask(placed, 1000)
-        compiled = top_k_mask.lower(placed, jnp.int32(9)).compile()
+        k = jnp.int32(1000)
+        compiled = top_k_mask.lower(placed, k).compile()
+        found = compiled(placed, k)
     np.testing.assert_array_equal(joined([found]), expected([x], 1000))
     assert_only_counts_travel(str(compiled.as_text()))
     memory = compiled.memory_analysis()
@@ -566,9 +583,9 @@ def whole(count):
 @pytest.mark.sweep(2)
 def test_fraction_of_is_exact(jit, x64):
     values = [0.0, 1.0, 0.5, 0.1, 1 / 3, 0.9, 1e-7, 1 - 2**-24, 2**-40]
+    call = jax.jit(lambda f: _counts.fraction_of(f, SIZES))
     with jax.enable_x64(x64):
         for value in jnp.asarray(values):
-            call = jax.jit(lambda f: _counts.fraction_of(f, SIZES))
             found = call(value) if jit else _counts.fraction_of(value, SIZES)
             exact = Fraction(float(value))
             wanted = [round(exact * int(n)) for n in SIZES]
