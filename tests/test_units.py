@@ -207,12 +207,12 @@ def test_where_selects_pools():
         assert int(masks["b"].sum()) == 24
         small = jprune.compact(fn, params, jnp.ones((1, 4)), masks=masks)
         assert small.params["c"].shape == (3, 3)
-        # What is not selected costs what it does.
-        costly = jprune.units(graph, where=where, by="parameters")
-        masks = jprune.find_masks(params, 0.25, structure=costly)
-        small = jprune.compact(fn, params, jnp.ones((1, 4)), masks=masks)
-        left = sum(x.size for x in jax.tree.leaves(small.params))
-        assert left <= 0.75 * 98 < left + 11
+    # What is not selected costs what it does.
+    costly = jprune.units(graph, where=where, by="parameters")
+    masks = jprune.find_masks(params, 0.25, structure=costly)
+    small = jprune.compact(fn, params, jnp.ones((1, 4)), masks=masks)
+    left = sum(x.size for x in jax.tree.leaves(small.params))
+    assert left <= 0.75 * 98 < left + 11
     with pytest.raises(ValueError, match=r"no_such_thing.*selects no pool of"):
         jprune.units(graph, where="no_such_thing")
     with pytest.raises(
