@@ -11,7 +11,7 @@ import pytest
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 FOLDER = Path(__file__).parents[1] / "examples/benchmarks"
-WIDTH, HEADS, INNER, LAYERS = 8, 2, 12, 11
+WIDTH, HEADS, INNER, LAYERS = 8, 2, 12, 2
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_trained_parameters_come_back_from_the_cache(
     data = script.Data(x, y, x[:100], y[:100])
     monkeypatch.setitem(script.EPOCHS, "mlp", 2)
     first = script.trained("mlp", data, 1, str(tmp_path))
-    assert script.accuracy(first, data, batch=64) == 100
+    assert script.accuracy(first, data, batch=50) == 100
     monkeypatch.setattr(script, "train", None)
     again = script.trained("mlp", data, 1, str(tmp_path))
     jax.tree.map(np.testing.assert_array_equal, first.params, again.params)
