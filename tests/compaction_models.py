@@ -46,7 +46,7 @@ class Convolutional(nn.Module):
         x = nn.max_pool(x, (2, 2), (2, 2))
         x = nn.relu(nn.Conv(6, (3, 3), feature_group_count=6)(x))
         x = nn.avg_pool(nn.Conv(8, (1, 1))(x), (2, 2), (2, 2))
-        x = nn.silu(nn.Dense(7)(x.reshape(len(x), -1)))
+        x = nn.silu(nn.Dense(7)(x.reshape(x.shape[0], -1)))
         return nn.Dense(3)(x)
 
 

@@ -45,13 +45,13 @@ class CNN(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps images ``[n, 784]`` to logits ``[n, 10]``."""
-        x = x.reshape(len(x), 28, 28, 1)
+        x = x.reshape(-1, 28, 28, 1)
         for size in (32, 64):
             x = nn.relu(nn.Conv(size, (3, 3))(x))
             n, height, width, _ = x.shape
             # as nn.max_pool, whose gradient takes most of a step on a CPU
             x = x.reshape(n, height // 2, 2, width // 2, 2, size).max((2, 4))
-        x = nn.relu(nn.Dense(128)(x.reshape(len(x), -1)))
+        x = nn.relu(nn.Dense(128)(x.reshape(x.shape[0], -1)))
         return nn.Dense(10)(x)
 
 

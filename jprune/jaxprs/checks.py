@@ -5,17 +5,22 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jprune._core.checks import is_traced
 from jprune._core.describe import describe
 from jprune._core.trees import is_hole, leaves_with_path, path_name
 from jprune._core.typing import Tree
+from jprune.jaxprs.shapes import is_number
 
 
 def check_call(
     call: str, fn: Any, params: Tree, args: tuple[Any, ...], concrete: bool
 ) -> None:
-    """Refuses what can't be traced and, where parameters are read, shapes."""
+    """Refuses what can't be traced and, where parameters are read, shapes.
+
+    Parameters whose sizes are symbols are refused everywhere.
+    """
     if not callable(fn):
         raise ValueError(
             f"`{call}(fn, params, *args)`: fn must be a function, got "
@@ -28,6 +33,7 @@ def check_call(
         if is_hole(x):
             continue
         _check_array(place, x)
+        _check_sizes(place, x)
         if concrete:
             check_concrete(place, x)
     for i, arg in enumerate(args):
@@ -59,6 +65,16 @@ def _check_array(place: str, x: Any) -> None:
             f"{place} must be an array, a shape or a number, got "
             f"{describe(x)}; what is fixed goes into the function, by `functools.partial` say."
         ) from None
+
+
+def _check_sizes(place: str, x: Any) -> None:
+    """Refuses symbols of ``jax.export``: units are counted, one by one."""
+    shape = np.shape(x)
+    if not all(map(is_number, shape)):
+        raise ValueError(
+            f"{place} must have sizes that are numbers, got the shape {shape}; only "
+            "axes of arguments may be symbols."
+        )
 
 
 def check_concrete(place: str, x: Any) -> None:

@@ -46,8 +46,8 @@ def trace_products(
       arithmetic (``w / norm(w)``, ``w1 @ w2``), looked up, or never multiplied.
 
     Raises:
-      ValueError: ``fn`` is no function, a parameter or argument no array, or a
-        keyword argument holds arrays.
+      ValueError: ``fn`` is no function, a parameter or argument no array, a
+        keyword argument holds arrays, or a parameter's size is a symbol.
 
     Cost: a trace; nothing is computed.
 

@@ -51,9 +51,9 @@ def cost(
 
     Multiply-adds are those of products of arrays and of convolutions, read off
     the jaxpr: a scan counts as often as it runs, of a ``cond`` the most costly
-    branch, the body of a ``while`` once. The masked model's are those of which
-    no factor is known to be 0. ``Compiled.cost_analysis()`` counts the body of
-    a loop once.
+    branch, the body of a ``while`` once. A symbol of ``jax.export`` counts as 1.
+    The masked model's are those of which no factor is known to be 0.
+    ``Compiled.cost_analysis()`` counts the body of a loop once.
 
     Args:
       fn: Any function of parameters and arrays.

@@ -80,7 +80,8 @@ def trace_units(fn: Any, params: Tree, *args: Any, **static: Any) -> Graph:
       A :class:`Graph`, for :func:`units`.
 
     Raises:
-      ValueError: ``fn`` is no function, or a parameter or argument no array.
+      ValueError: ``fn`` is no function, a parameter or argument no array, or the
+        size of a parameter a symbol of ``jax.export``; those of arguments may be.
 
     Cost: nothing is computed but constants; a scan is walked layer by layer.
 
