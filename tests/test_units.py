@@ -380,3 +380,40 @@ def test_scores_keep_their_precision():
         assert masks["v"][:, 0].tolist() == [False, True, False, True]
         narrow = jax.tree.map(lambda p: p.astype(jnp.bfloat16), params)
         assert structure.to_units(narrow)[0].dtype == np.float32
+
+
+def test_pools_of_the_same_axes_have_names_of_their_own() -> None:
+    """Heads and their width are parts of the same axes."""
+
+    def attention(p: Any, x: jax.Array) -> jax.Array:
+        q, k, v = ((x @ p[name]).reshape(*x.shape[:2], 6, 4) for name in "qkv")
+        scores = jax.nn.softmax(jnp.einsum("bthd,bshd->bhts", q, k))
+        found = jnp.einsum("bhts,bshd->bthd", scores, v)
+        return found.reshape(*x.shape[:2], -1) @ p["o"]
+
+    rng = np.random.default_rng(0)
+    weights = {n: rng.standard_normal((5, 6, 4)) for n in "qkv"}
+    weights["o"] = rng.standard_normal((5, 6, 4))
+    for name in "vo":
+        weights[name][:, [0, 3]] = 0  # heads
+        weights[name][:, :, 2] = 0
+    for name in "qk":
+        weights[name][:, [0, 3]] = 0
+        weights[name][:, :, [0, 3]] = 0
+    kernels = {n: w.reshape(5, 24) for n, w in weights.items()}
+    kernels["o"] = kernels["o"].T
+    small = jprune.compact(attention, kernels, jnp.ones((1, 3, 5)))
+    assert small.plan.sizes == {"k[1]": 4, "o[0]": 3, "q[1]": 2}
+
+    def fused(p: Any, x: jax.Array) -> jax.Array:
+        q, k, v = jnp.split(x @ p["qkv"], [32, 48], -1)
+        q = q.reshape(*x.shape[:2], 4, 2, 4)
+        k, v = (a.reshape(*x.shape[:2], 4, 4) for a in (k, v))
+        scores = jax.nn.softmax(jnp.einsum("btgrd,bsgd->bgrts", q, k))
+        found = jnp.einsum("bgrts,bsgd->btgrd", scores, v)
+        return found.reshape(*x.shape[:2], -1) @ p["o"]
+
+    shapes = {"qkv": jnp.ones((5, 64)), "o": jnp.ones((32, 5))}
+    graph = jprune.trace_units(fused, shapes, jnp.ones((1, 3, 5)))
+    found = {p.name: p.units.shape[1] for p in graph.pools}
+    assert found == {"o[0]": 4, "o[0], 2": 4, "qkv[1]": 2, "qkv[1], 2": 4}

@@ -1,5 +1,6 @@
 """Which axes of which parameters are the same units."""
 
+import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from jprune.jaxprs.program import Leaf
 class Pool(NamedTuple):
     """Units that are parts of the same axes, and can be compared."""
 
-    name: str  # an axis that they are parts of, and how many more there are
+    name: str  # an axis that they are parts of; no other pool's
     units: Array  # [layers, n] numbers of units; 1 layer if they are shared
     axes: tuple[tuple[str, int], ...]  # (path, axis) that each is a part of
 
@@ -186,8 +187,21 @@ def pools_of(trace: Trace) -> list[Pool]:
             for (i, k), here in zip(slots, inside, strict=True)
             if np.isin(rows[0][0], here)
         )
-        found.append(Pool(f"{axes[0][0]}[{axes[0][1]}]", np.stack(rows), axes))
-    return sorted(found, key=lambda pool: int(pool.units[0, 0]))
+        found.append(Pool("", np.stack(rows), axes))
+    return _named(sorted(found, key=lambda pool: int(pool.units[0, 0])))
+
+
+def _named(pools: list[Pool]) -> list[Pool]:
+    """Each by its first axis that names no pool before it, else by a number."""
+    taken: set[str] = set()
+    named = []
+    for pool in pools:
+        names = [f"{path}[{axis}]" for path, axis in pool.axes]
+        more = (f"{names[0]}, {n}" for n in itertools.count(2))
+        name = next(n for n in itertools.chain(names, more) if n not in taken)
+        taken.add(name)
+        named.append(pool._replace(name=name))
+    return named
 
 
 def _frozen(trace: Trace) -> list[Frozen]:
