@@ -37,7 +37,7 @@ LONG = {
     "digits_validation": ["--validate", "--seeds=4"],
     "distill": [],
     "compact": [],
-    "accuracy_networks": ["--only=networks", "--seeds=5"],
+    "accuracy_networks": ["--only=networks", "--seeds=3"],
     "benchmarks/shrinking": [],
     "one_ranking": [*ONE_RANKING, "--allocation=global_ranking"],
     "one_ranking_l2": [*ONE_RANKING, "--allocation=global_ranking_l2"],

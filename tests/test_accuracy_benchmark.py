@@ -4,8 +4,12 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+
+import jprune
 
 SCRIPT = Path(__file__).parents[1] / "examples/benchmarks/accuracy.py"
 
@@ -59,6 +63,28 @@ def check(method: Any, inputs: int, zeros: dict[str, np.ndarray]) -> None:
         total = np.sum([*zeros.values()], 0)
         assert (total == np.round(levels * sum(sizes.values()))).all()
         assert (zeros["Dense_2"] / sizes["Dense_2"] < levels).all()
+
+
+def test_of_blocks_kernels_are_pruned_and_nothing_else() -> None:
+    """In a stack the scales of norms have two axes, as kernels have."""
+    script = load()
+
+    def masks(stacked: bool) -> Any:
+        model = script.Transformer(stacked)
+        params = model.init(jax.random.key(0), jnp.zeros((1, 64)))
+        uniform = jprune.allocations.uniform()
+        return jprune.find_masks(
+            params, 0.5, where=script.BLOCKS, allocation=uniform
+        )
+
+    sizes = []
+    for stacked in (False, True):
+        found = jax.tree_util.tree_leaves_with_path(
+            jax.eval_shape(lambda stacked=stacked: masks(stacked))
+        )
+        assert {path[-1].key for path, _ in found} == {"kernel"}
+        sizes.append(sum(mask.size for _, mask in found))
+    assert sizes == 2 * [script.LAYERS * (4 * 32 * 32 + 2 * 32 * 64)]
 
 
 @pytest.mark.heavy

@@ -24,7 +24,7 @@ and a transformer of two blocks. The weights of the blocks are leaves of their
 own or, from the same first weights, stacks that a scan goes through; these
 kernels are pruned, and a table has their sparsities layer by layer.
 
-    python examples/benchmarks/accuracy.py --only networks --seeds 5
+    python examples/benchmarks/accuracy.py --only networks --seeds 3
 """
 
 import argparse
@@ -69,7 +69,8 @@ SPARSITIES = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
 BATCH = 64
 RATE = 3e-3
 HIDDEN = "Dense_[01]/kernel"  # all but the last
-BLOCKS = "blocks"  # of the transformer
+BLOCKS = "blocks.*kernel"  # in stacks, scales of norms have two axes as well
+PARTS = {HIDDEN: "hidden", BLOCKS: "blocks"}
 LAYERS = 2
 MLPS = ("digits", "breast cancer")
 SNIP = "snip(loss, params, batch)"
@@ -431,8 +432,7 @@ def table(results: dict[str, Results]) -> str:
             found = dict(zip(method.levels, cells.accuracy.T, strict=True))
             calls = [f"`{call}`" for call in method[:3]]
             if method.where is not None:
-                part = "hidden" if method.where == HIDDEN else method.where
-                calls[0] += f", {part}"
+                calls[0] += f", {PARTS[method.where]}"
             shown = [cell(found[s]) if s in found else "" for s in SPARSITIES]
             lines.append(line(name, *calls, *shown))
     return "\n".join(lines)
@@ -448,7 +448,7 @@ def by_layer(results: dict[str, Results], sparsity: float) -> str:
                 columns[f"`{method.allocation}`, {name.split()[-1]}"] = {
                     layer: 100 * zeros[:, level].mean() / cells.sizes[layer]
                     for layer, zeros in cells.zeros.items()
-                    if layer.startswith(BLOCKS)
+                    if layer.startswith("blocks")
                 }
     lines = [f"| kernels at {sparsity:.0%} | {' | '.join(columns)} |"]
     lines += [f"|---|{len(columns) * '--:|'}"]
