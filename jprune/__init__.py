@@ -1,14 +1,20 @@
 """Pruning as optax transforms, and models that are smaller and faster for it."""
 
 from jprune import allocations as allocations
+from jprune import calibration as calibration
 from jprune import compaction as compaction
 from jprune import criteria as criteria
+from jprune import grids as grids
 from jprune import plot as plot
 from jprune import projections as projections
 from jprune import report as report
 from jprune import selection as selection
+from jprune import solvers as solvers
 from jprune import structures as structures
 from jprune import transforms as transforms
+from jprune.calibration import calibrate as calibrate
+from jprune.calibration import one_shot as one_shot
+from jprune.calibration import refit as refit
 from jprune.choosing.choose import find_masks as find_masks
 from jprune.compaction import compact as compact
 from jprune.compaction import compare as compare
@@ -52,6 +58,8 @@ __all__ = [
     "Summary",
     "allocations",
     "apply_masks",
+    "calibrate",
+    "calibration",
     "check_chain",
     "compact",
     "compaction",
@@ -59,18 +67,22 @@ __all__ = [
     "criteria",
     "find_masks",
     "get_masks",
+    "grids",
     "keep_masks",
     "measure_sparsity",
+    "one_shot",
     "plot",
     "project",
     "project_frobenius_ball",
     "projections",
     "prune",
     "read_masks",
+    "refit",
     "report",
     "rewire",
     "rigl",
     "selection",
+    "solvers",
     "sparse_evolution",
     "straight_through",
     "structures",

@@ -20,14 +20,17 @@ ROOT = pathlib.Path(__file__).parent.parent
 FAMILIES = [
     "jprune",
     "jprune.allocations",
+    "jprune.calibration",
     "jprune.compaction",
     "jprune.criteria",
+    "jprune.grids",
     "jprune.jaxprs",
     "jprune.models",
     "jprune.plot",
     "jprune.projections",
     "jprune.report",
     "jprune.selection",
+    "jprune.solvers",
     "jprune.structures",
     "jprune.transforms",
 ]
@@ -93,6 +96,7 @@ def test_api_page_lists_what_is_exported(name: str) -> None:
             *jprune.transforms.__all__,
             *jprune.compaction.__all__,
             *jprune.jaxprs.__all__,
+            *jprune.calibration.__all__,
         )
         exported = [n for n in exported if n not in others]
     assert sorted(listed) == sorted(exported)

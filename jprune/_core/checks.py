@@ -178,6 +178,16 @@ def check_not_negative(place: str, value: Any) -> Any:
     return number
 
 
+def check_positive(place: str, value: Any) -> float:
+    """A number above 0, known now, as a float."""
+    number = check_number(place, value)
+    if not isinstance(number, float) or not 0.0 < number < math.inf:
+        raise ValueError(
+            f"{place} must be a number above 0, got {describe(value)}."
+        )
+    return number
+
+
 def check_integer(
     place: str,
     value: Any,

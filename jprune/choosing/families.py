@@ -72,13 +72,16 @@ def unit_scores(
     method: Method, params: Tree, state: Any, grads: Any, key: Any
 ) -> tuple[list[jax.Array], Any]:
     """Scores of units, ready to be ranked, and the structure of their tree."""
-    scores = method.criterion.score(params, state, grads, key)
-    call = f"`{method.call}({method.role}=...)`"
-    # Selection has no gradient: nothing of it is to be differentiated.
-    scores = lax.stop_gradient(matched_to(params, scores, call, "scores"))
-    # Sums of 16-bit scores overflow; those of built-in criteria are wide.
-    scores = jax.tree.map(at_least_float32, scores)
-    units = _pooled(method, scores)
+    members, of_units = method.structure.members, method.criterion.of_units
+    if members is not None and of_units is not None:
+        units = lax.stop_gradient(of_units(params, state, members))
+    else:
+        scores = method.criterion.score(params, state, grads, key)
+        call = f"`{method.call}({method.role}=...)`"
+        # Selection has no gradient: nothing of it is to be differentiated.
+        scores = lax.stop_gradient(matched_to(params, scores, call, "scores"))
+        # Sums of 16-bit scores overflow; those of built-in criteria are wide.
+        units = _pooled(method, jax.tree.map(at_least_float32, scores))
     for change in (method.criterion.pooled, method.allocation.normalize):
         units = units if change is None else change(units)
     return jax.tree.flatten(units)

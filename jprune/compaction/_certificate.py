@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jprune._core.programs import check_call, check_values
 from jprune._core.trees import path_name
 from jprune._core.typing import KeyPath, Tree
-from jprune.jaxprs.checks import check_call, check_values
 
 Outputs = dict[KeyPath, np.ndarray]
 

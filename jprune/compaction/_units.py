@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -15,13 +15,13 @@ from jprune._core.checks import check_integer, check_number
 from jprune._core.counts import at_least
 from jprune._core.describe import describe
 from jprune._core.ends import ends, partner
-from jprune._core.layout import everywhere, laid_out_like
+from jprune._core.layout import laid_out_like
+from jprune._core.members import Members, Numbers, line_of
 from jprune._core.trees import (
     is_hole,
     leaves_with_path,
     path_name,
     rebuild,
-    wide_dtype,
 )
 from jprune._core.typing import Masks, Tree
 from jprune.compaction._costs import COSTS, fraction_left
@@ -136,20 +136,8 @@ def units(
     if where is not None:
         graph = _selected(graph, where)
         of = None if of is None else _selected(of, where)
-    paths = ends(leaf.path for leaf in graph.leaves)
+    leaf_of, members = _finder(graph), _members(graph)
     total = 1 + max(int(pool.units.max()) for pool in graph.pools)
-
-    def leaf_of(path: Any, x: Any) -> int | None:
-        i = partner(path, paths)
-        if i is not None and np.shape(x) != graph.leaves[i].shape:
-            raise ValueError(
-                f"`units(graph)`: {path_name(path)!r} has shape {np.shape(x)}, "
-                f"the graph was traced with {graph.leaves[i].shape}; a compact "
-                "model has a graph of its own."
-            )
-        if i is None or not any((u >= 0).any() for u in graph.units[i]):
-            return None
-        return i
 
     def concerned(params: Tree) -> Tree:
         return rebuild(
@@ -160,22 +148,14 @@ def units(
             ],
         )
 
-    def to_units(scores: Tree) -> Tree:
-        dtype = wide_dtype(*map(jnp.result_type, jax.tree.leaves(scores)))
-        sums = jnp.zeros(total + 1, dtype)  # the last is no unit
+    def lines(scores: Tree) -> Iterator[tuple[Numbers, jax.Array]]:
         for path, x in leaves_with_path(scores):
             i = None if is_hole(x) else leaf_of(path, x)
             if i is None:
                 continue
             for axis, numbers in enumerate(graph.units[i]):
-                if (numbers < 0).all():
-                    continue
-                kept = (0, axis) if numbers.ndim == 3 else (axis,)
-                rest = tuple(k for k in range(x.ndim) if k not in kept)
-                line = everywhere(jnp.sum(x, rest, dtype))
-                line = jnp.broadcast_to(line[..., None], numbers.shape)
-                sums = sums.at[numbers].add(line)
-        return [sums[pool.units] for pool in graph.pools]
+                if (numbers >= 0).any():
+                    yield numbers, line_of(x, axis, numbers.ndim == 3)
 
     def to_masks(masks: Masks, params: Tree) -> Masks:
         kept = jnp.ones(total + 1, bool)
@@ -201,7 +181,7 @@ def units(
         return rebuild(params, found)
 
     return Structure(
-        to_units,
+        lambda scores: members.add_up(lines(scores)),
         to_masks,
         where=concerned,
         round_to=multiple,
@@ -212,7 +192,44 @@ def units(
         ),
         of=None if of is None else _first(graph, of),
         cost=None if by == "units" else fraction_left(graph, by, of),
+        members=members,
     )
+
+
+def _finder(graph: Graph) -> Callable[[Any, Any], int | None]:
+    """From the path and array of a leaf to its number, if it has units."""
+    paths = ends(leaf.path for leaf in graph.leaves)
+
+    def leaf_of(path: Any, x: Any) -> int | None:
+        i = partner(path, paths)
+        if i is not None and np.shape(x) != graph.leaves[i].shape:
+            raise ValueError(
+                f"`units(graph)`: {path_name(path)!r} has shape {np.shape(x)}, "
+                f"the graph was traced with {graph.leaves[i].shape}; a compact "
+                "model has a graph of its own."
+            )
+        if i is None or not any((u >= 0).any() for u in graph.units[i]):
+            return None
+        return i
+
+    return leaf_of
+
+
+@recorded
+def _members(graph: Graph) -> Members:
+    """The units of leaves: it prints and pickles by the graph."""
+    leaf_of = _finder(graph)
+
+    def numbers_of(path: Any, x: Any) -> Any:
+        i = leaf_of(path, x)
+        return None if i is None else graph.units[i]
+
+    def summed(path: Any, x: Any) -> tuple[int, ...]:
+        i = leaf_of(path, x)
+        return () if i is None else graph.summed[i]
+
+    pools = tuple(pool.units for pool in graph.pools)
+    return Members(numbers_of, pools, summed)
 
 
 def _first(graph: Graph, of: Graph) -> First:

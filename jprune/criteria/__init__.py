@@ -1,8 +1,11 @@
 """Criteria: what matters. Higher scores are kept."""
 
+from jprune.criteria._activation import activation as activation
 from jprune.criteria._base import Criterion as Criterion
+from jprune.criteria._curvature import curvature as curvature
 from jprune.criteria._custom import custom as custom
 from jprune.criteria._fisher import fisher as fisher
+from jprune.criteria._gauss_newton import gauss_newton as gauss_newton
 from jprune.criteria._gradient import gradient as gradient
 from jprune.criteria._gradient import taylor as taylor
 from jprune.criteria._magnitude import magnitude as magnitude
@@ -12,8 +15,11 @@ from jprune.criteria._snip import snip as snip
 
 __all__ = [
     "Criterion",
+    "activation",
+    "curvature",
     "custom",
     "fisher",
+    "gauss_newton",
     "gradient",
     "magnitude",
     "movement",

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jprune._core.calls import show
+from jprune._core.members import Members
 from jprune._core.trees import at_least_float32, wide_dtype
 from jprune._core.typing import Tree
 
@@ -29,6 +30,10 @@ class Criterion(NamedTuple):
     # Whether the signs of scores count, also where a structure pools by a norm:
     # then by that of the positive ones less that of the negative ones.
     signed: bool = False
+    # Where units span leaves, their scores: (params, state, members) -> one array
+    # for each pool. None: what a structure makes of the scores of all that belongs
+    # to a unit.
+    of_units: Callable[[Tree, Any, Members], list[jax.Array]] | None = None
 
     def __repr__(self) -> str:
         return show(self)

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 
 from jprune._core.products import Products, Use
+from jprune._core.programs import bound, check_call
 from jprune._core.typing import Tree
-from jprune.jaxprs.checks import bound, check_call
 from jprune.jaxprs.primitives import record_of
 from jprune.jaxprs.program import Leaf, abstract, interpret, leaves_of
 from jprune.jaxprs.records import PRODUCT, VIEW, Axes, Moves
@@ -62,14 +62,18 @@ def trace_products(
     """
     check_call("trace_products", fn, params, args, concrete=False)
     fn = bound("trace_products", fn, static)
-    leaves, walk = leaves_of(params), _Walk(leaves_of(params))
-    given = abstract(args)
-    program = jax.make_jaxpr(fn)(abstract(params), *given)
+    program = jax.make_jaxpr(fn)(abstract(params), *abstract(args))
+    return products_of(program, leaves_of(params))
+
+
+def products_of(program: Any, leaves: list[Leaf]) -> Products:
+    """The products of a closed program whose first inputs are parameters."""
+    walk = _Walk(leaves)
     inputs: list[Value] = [
         View(i, tuple((((k,), n),) for k, n in enumerate(leaf.shape)))
         for i, leaf in enumerate(leaves)
     ]
-    inputs += [INPUT] * len(jax.tree.leaves(given))
+    inputs += [INPUT] * (len(program.in_avals) - len(leaves))
     walk.closed(program, inputs, 1)
     return walk.found()
 

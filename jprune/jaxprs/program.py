@@ -72,7 +72,27 @@ def interpret(
     def read(atom: Any) -> V:
         return constant(atom.val) if is_literal(atom) else env[atom]
 
-    for eqn in jaxpr.eqns:
+    ends = _last_uses(jaxpr)
+    for i, eqn in enumerate(jaxpr.eqns):
         outs = equation(eqn, [read(atom) for atom in eqn.invars])
         env.update(zip(eqn.outvars, outs, strict=True))
+        for name in ends.get(i, ()):  # values may be large arrays
+            env.pop(name, None)
     return [read(atom) for atom in jaxpr.outvars]
+
+
+def _last_uses(jaxpr: Any) -> dict[int, list[Any]]:
+    """The names that no equation after this one reads, nor the caller."""
+    last = {
+        name: i
+        for i, eqn in enumerate(jaxpr.eqns)
+        for name in (*eqn.invars, *eqn.outvars)
+        if not is_literal(name)
+    }
+    for name in jaxpr.outvars:
+        if not is_literal(name):
+            last.pop(name, None)
+    ends: dict[int, list[Any]] = {}
+    for name, i in last.items():
+        ends.setdefault(i, []).append(name)
+    return ends

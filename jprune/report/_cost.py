@@ -4,12 +4,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jprune._core.programs import bound, check_call
 from jprune._core.typing import Masks, Tree
 from jprune.compaction.graph.pools import traced
 from jprune.compaction.graph.trace import Trace
 from jprune.compaction.removal.compact import compacted, fitted, host
 from jprune.compaction.removal.dead_units import find_dead
-from jprune.jaxprs.checks import bound, check_call
 
 
 class Count(NamedTuple):

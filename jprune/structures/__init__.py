@@ -15,6 +15,7 @@ scores less that of the negative ones.
 """
 
 from jprune.structures._base import First as First
+from jprune.structures._base import Members as Members
 from jprune.structures._base import Structure as Structure
 from jprune.structures._block import block as block
 from jprune.structures._channel import channel as channel

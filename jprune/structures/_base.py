@@ -19,6 +19,7 @@ from jprune._core.layout import (
     split_axes,
     units_spec,
 )
+from jprune._core.members import Members as Members
 from jprune._core.trees import map_with_path, path_name
 from jprune._core.typing import Masks, Tree, Where
 from jprune.structures.pooling import POOLINGS, check_pooling, of_weights
@@ -66,6 +67,7 @@ class Structure(NamedTuple):
     # Where it knows which axes are which: (path, shape) of a leaf -> the sizes of
     # (*window, inputs, outputs) of one layer.
     layer: Callable[[Any, tuple[int, ...]], tuple[int, ...]] | None = None
+    members: Members | None = None  # of units that span leaves
 
     def __repr__(self) -> str:
         return show(self)

@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jprune._core.programs import bound, check_call
 from jprune._core.typing import Tree
 from jprune.compaction.graph.constants import Array
 from jprune.compaction.graph.trace import Trace
-from jprune.jaxprs.checks import bound, check_call
+from jprune.jaxprs.products import products_of
 from jprune.jaxprs.program import Leaf
 
 
@@ -45,6 +46,7 @@ class Graph(NamedTuple):
     pools: tuple[Pool, ...]
     frozen: tuple[Frozen, ...]
     products: tuple[Product, ...] = ()  # what is computed
+    summed: tuple[tuple[int, ...], ...] = ()  # axes of leaves, contracted
 
     def __str__(self) -> str:
         lines = []
@@ -130,7 +132,16 @@ def graph_of(trace: Trace) -> Graph:
         tuple(pools_of(trace)),
         tuple(_frozen(trace)),
         tuple(_products(trace)),
+        tuple(_summed(trace)),
     )
+
+
+def _summed(trace: Trace) -> Iterator[tuple[int, ...]]:
+    """The axes of each parameter that products with inputs sum over."""
+    uses = products_of(trace.jaxpr, trace.leaves).uses
+    for leaf in trace.leaves:
+        mine = (use.in_axes for use in uses if use.path == leaf.path)
+        yield tuple(sorted({axis for axes in mine for axis in axes}))
 
 
 def _products(trace: Trace) -> Iterator[Product]:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jprune._core.programs import bound, check_call
 from jprune._core.tables import shape_name, table
 from jprune._core.trees import is_hole, leaves_with_path, path_name, rebuild
 from jprune._core.typing import Masks, Tree
@@ -32,7 +33,6 @@ from jprune.compaction.removal.rewrite import (
     dense,
     tidy,
 )
-from jprune.jaxprs.checks import bound, check_call
 from jprune.jaxprs.versions import abstract_array
 from jprune.masks import align_masks, apply_masks
 

@@ -11,7 +11,6 @@ from jprune._core.checks import is_traced
 from jprune._core.describe import describe
 from jprune._core.trees import is_hole, leaves_with_path, path_name
 from jprune._core.typing import Tree
-from jprune.jaxprs.shapes import is_number
 
 
 def check_call(
@@ -70,7 +69,7 @@ def _check_array(place: str, x: Any) -> None:
 def _check_sizes(place: str, x: Any) -> None:
     """Refuses symbols of ``jax.export``: units are counted, one by one."""
     shape = np.shape(x)
-    if not all(map(is_number, shape)):
+    if not all(isinstance(size, int | np.integer) for size in shape):
         raise ValueError(
             f"{place} must have sizes that are numbers, got the shape {shape}; only "
             "axes of arguments may be symbols."

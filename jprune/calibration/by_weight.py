@@ -1,0 +1,114 @@
+"""Weights, N:M, groups, blocks and channels, product by product."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jprune._core.stats import Site
+from jprune._core.trees import is_hole, leaves_with_path
+from jprune._core.typing import Masks
+from jprune._core.views import Steps, put
+from jprune.calibration.chooser import Leaf, Part, leaf_only
+from jprune.calibration.pruner import Pruner, Sums
+from jprune.calibration.repair import Inputs, Repair, check_solved
+from jprune.calibration.solvers import Problem
+from jprune.calibration.solvers.least_squares import fitted
+from jprune.calibration.solvers.sparsegpt import swept
+from jprune.calibration.unit_inputs import rows_of
+from jprune.choosing.families import Method, kept_units
+
+RIDGE = 1e-3
+
+
+class ByWeight(Repair):
+    """Masks are trees of weights, and each product has a part of one."""
+
+    def __init__(
+        self,
+        inputs: Inputs,
+        method: Method,
+        masks: Masks,
+        fixed: bool,
+        *rest: Any,
+    ) -> None:
+        super().__init__(inputs, *rest)
+        marks = kept_units(method, masks).units
+        found = [x for _, x in leaves_with_path(masks)]
+        arrays = [
+            mask
+            for mask, (_, x) in zip(
+                found, leaves_with_path(inputs.params), strict=True
+            )
+            if not is_hole(x)
+        ]
+        self.masks: list[Any] = []
+        self.parts: dict[int, Leaf] = {}
+        for i, mask in enumerate(arrays):
+            if is_hole(mask):
+                self.masks.append(mask)
+                continue
+            value = inputs.arrays[i]
+            only = leaf_only(inputs.params, i)
+            self.parts[i] = Leaf(method, only, value, marks.pop(0), fixed)
+            self.masks.append(jnp.ones(value.shape, bool))
+
+    def prune(
+        self,
+        site: Site,
+        layers: tuple[int, ...],
+        steps: Steps,
+        sums: Sums,
+        walk: Pruner,
+        seen: np.ndarray,
+    ) -> None:
+        place = self.inputs.places[site.path]
+        problem = self.problem(site, layers, sums)
+        part = self.parts[place].part(steps, seen)
+        if self.solver.choose_inputs is not None:
+            kernel, mask = self._inputs(site.path, problem, part)
+        else:
+            kernel, mask = self.solver.solve(problem, part)
+            if self.dense_targets and self.solver.repairs:
+                start = problem._replace(kernel=kernel)
+                kernel = fitted(start, mask, RIDGE)
+        if self.grid is not None:
+            scales = self.grid.scales(jnp.where(mask, kernel, 0.0))
+            start = problem._replace(kernel=kernel)
+            kernel, _ = swept(start, None, scales, mask=mask)
+        # A group that saw no row stays as it is, as do other groups' masks.
+        unseen = ~jnp.asarray(seen)[:, None, None]
+        kernel = jnp.where(unseen, problem.kernel, kernel)
+        check_solved(self.inputs.call, site.path, self.solver, kernel)
+        self.write(site, layers, sums, kernel, mask, walk)
+        self.masks[place] = put(steps, self.masks[place], mask)
+
+    def _inputs(
+        self, path: str, problem: Problem, part: Part
+    ) -> tuple[Any, Any]:
+        """Whole inputs of this product alone: ``channel`` of a contracted axis."""
+        numbers = np.asarray(part.numbers())
+        rows = rows_of(numbers[..., 0])
+        if (numbers != numbers[..., :1]).any() or rows is None:
+            raise ValueError(
+                f"`{self.inputs.call}(solver={self.solver}, structure=...)`: "
+                f"units of {path!r} are not whole inputs of it; "
+                "`units(graph)` and `channel` of a contracted axis are, and "
+                "`admm()` repairs all others."
+            )
+        lost = int(part.lost.sum())
+        shares = np.diff(
+            np.rint(np.linspace(0, lost, len(rows) + 1)).astype(np.int32)
+        )
+        kept = self.solver.choose_inputs(  # type: ignore[misc]
+            problem, jnp.asarray(rows), jnp.asarray(shares)
+        )
+        if part.leaf.fixed:
+            kept = part(jnp.zeros_like(problem.kernel))[..., 0]
+        kernel = self.solver.solve(problem, kept)
+        return kernel, jnp.broadcast_to(kept[..., None], kernel.shape)
+
+    def result(self) -> tuple[list[Any], Masks]:
+        """New parameters and masks."""
+        leaves = self.walk(self.inputs.arrays)
+        return leaves, self.inputs.tree(self.masks)

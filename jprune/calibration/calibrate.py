@@ -1,0 +1,249 @@
+"""Statistics of the inputs that parameters are multiplied with."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jprune._core.describe import describe
+from jprune._core.programs import bound, check_call
+from jprune._core.stats import Moments, Site, Stats
+from jprune._core.trees import is_floating, leaves_with_path
+from jprune._core.typing import Tree, Where
+from jprune._core.where import PRUNED, check_where, select
+from jprune.calibration.labels import labels_of
+from jprune.calibration.reader import Reader, sites_from
+from jprune.calibration.values import Data, Value, view_of
+from jprune.jaxprs.products import trace_products
+from jprune.jaxprs.program import leaves_of
+
+
+def calibrate(
+    fn: Any,
+    params: Tree,
+    batches: Iterable[Any],
+    *,
+    where: Where = None,
+    weights: Callable[..., Any] | None = None,
+    **static: Any,
+) -> Stats:
+    r"""Sums up what parameters are multiplied with: Grams, sums and counts.
+
+    Read off the jaxpr of ``fn``, whatever the model is written in. For every product of
+    a parameter with what comes from the arguments, with inputs
+    :math:`X \in \mathbb{R}^{M \times K}`, these are :math:`X^T X`, :math:`X^T 1` and
+    :math:`M`; of a convolution the rows are the windows, padding included. Products
+    that share an input share its sums. A scan has sums for each layer; weights that a
+    loop uses at every turn have those of all turns, and experts and groups have their
+    own. A branch that is not taken adds zeros; what is inside a ``while`` is not seen.
+
+    Args:
+      fn: Any function of parameters and arrays.
+      params: Its parameters.
+      batches: An iterable of batches, each the tuple of fn's further arguments, or the
+        only one. It is read once; a long one shows a bar of tqdm where there is a
+        terminal. For one batch, ``[(x,)]``.
+      where: The parameters that are looked at, as in :func:`jprune.find_masks`. None:
+        all that have a product.
+      weights: ``weights(*batch) -> [batch]`` or ``[batch, length]``: how much each row
+        counts, 0 for padding. They follow the batch's axes through the program; where
+        that can't be told, it is an error. None: all rows count alike.
+      **static: Further keyword arguments of ``fn``, fixed; no arrays.
+
+    Returns:
+      :class:`~jprune.calibration.Stats`: arrays in float32 (float64 for inputs that
+      are), which print as a table, and which add: ``jax.tree.map(jnp.add, a, b)`` are
+      the statistics of both, of other batches or on other hosts. ``stats.missed`` says
+      which parameters have none, and why.
+
+    Raises:
+      ValueError: No batch, an array in place of an iterable, NaN or inf in an input
+        (the parameter is named), a ``where`` that selects nothing that is multiplied,
+        weights that can't be followed.
+
+    Cost: a forward pass and :math:`M K^2` multiply-adds for each input; :math:`K^2`
+    numbers each. One compilation for each shape of a batch. Sharded batches stay where
+    they are; their Grams are reduced.
+
+    References:
+      Frantar and Alistarh, `SparseGPT <https://arxiv.org/abs/2301.00774>`_, 2023; Sun
+      et al., `Wanda <https://arxiv.org/abs/2306.11695>`_, 2023.
+
+    >>> import jax.numpy as jnp, jprune
+    >>> def fn(params, x):
+    ...     return x @ params["w"]
+    >>> params = {"w": jnp.ones((2, 3))}
+    >>> stats = jprune.calibrate(fn, params, [jnp.array([[1., 2.]]),
+    ...                                       jnp.array([[3., 0.]])])
+    >>> print(stats)
+    parameter  inputs  rows  never active
+    -------------------------------------
+    w           1 x 2     2             0
+    >>> stats.moments[0].gram[0]
+    Array([[10.,  2.],
+           [ 2.,  4.]], dtype=float32)
+    """
+    call = "calibrate"
+    if weights is not None and not callable(weights):
+        raise ValueError(
+            f"`{call}(weights=...)` must be a function of a batch, got "
+            f"{describe(weights)}."
+        )
+    check_where(call, where)
+    fn = bound(call, fn, static)
+    check_call(call, fn, params, (), concrete=False)
+    plan = Plan(call, fn, params, where)
+    step = jax.jit(plan.sums)
+    total: tuple[Moments, ...] | None = None
+    for number, batch in enumerate(read_batches(call, batches)):
+        args = arguments(batch)
+        check_call(call, fn, params, args, concrete=number == 0)
+        rows = weights_of(call, weights, args)
+        found = step(params, args, rows)
+        check_finite(call, number, plan.sites, found)
+        total = found if total is None else _added(total, found)
+    if total is None:
+        raise ValueError(f"`{call}(batches=...)` is empty: nothing was read.")
+    return Stats(total, tuple(plan.sites), plan.missed)
+
+
+class Plan:
+    """Which products are looked at, and a function that sums up one batch."""
+
+    def __init__(self, call: str, fn: Any, params: Tree, where: Where) -> None:
+        self.call, self.fn = call, fn
+        self.leaves = leaves_of(params)
+        self.names = [leaf.path for leaf in self.leaves]
+        self.chosen = [leaf.floating for leaf in self.leaves]
+        if where is not None:
+            picks = select(call, where, params, PRUNED)
+            arrays = [
+                pick
+                for (_, x), pick in zip(
+                    leaves_with_path(params), picks, strict=True
+                )
+                if hasattr(x, "dtype") or isinstance(x, bool | int | float)
+            ]
+            self.chosen = arrays
+        self.sites: list[Site] = []
+        self.repeated: list[bool] = []
+        self.missed: tuple[tuple[str, str], ...] = ()
+
+    def sums(
+        self, params: Tree, args: tuple[Any, ...], weights: Any = None
+    ) -> tuple[Moments, ...]:
+        """The sums of one batch; notes :attr:`sites` while it is traced."""
+        leaves = jax.tree.leaves(params)
+        reader = Reader(
+            leaves,
+            self.names,
+            None if weights is None else [weights],
+            wanted=lambda i: self.chosen[i],
+        )
+        program = jax.make_jaxpr(self.fn)(params, *args)
+        reader.program(program, inputs_of(leaves, [args], [weights]))
+        self.sites = sites_from(reader)
+        self.repeated = [one.repeated for one in reader.found]
+        seen = {site.path for site in self.sites}
+        if not seen:
+            raise ValueError(
+                f"`{self.call}`: no selected parameter is multiplied with what "
+                "comes from the arguments; `jprune.trace_products(fn, params, "
+                "*args)` shows what is, and why others are not."
+            )
+        if any(
+            pick and leaf.path not in seen
+            for pick, leaf in zip(self.chosen, self.leaves, strict=True)
+        ):
+            found = trace_products(self.fn, params, *args).missed
+            why = (
+                "is not multiplied as it is with what comes from the arguments"
+            )
+            self.missed = tuple(
+                (leaf.path, found.get(leaf.path, why))
+                for pick, leaf in zip(self.chosen, self.leaves, strict=True)
+                if pick and len(leaf.shape) > 1 and leaf.path not in seen
+            )
+        return tuple(reader.sums)
+
+
+def inputs_of(
+    leaves: list[Any], batches: list[tuple[Any, ...]], weights: list[Any]
+) -> list[Value]:
+    """The inputs of a program: views of parameters, then the arguments."""
+    found: list[Value] = [view_of(i, x) for i, x in enumerate(leaves)]
+    columns = zip(*map(jax.tree.leaves, batches), strict=True)
+    for column in columns:
+        label: Any = ()
+        if weights[0] is not None:
+            label = labels_of(np.shape(column[0]), weights[0])
+        found.append(Data(tuple(column), None, True, label))
+    return found
+
+
+def read_batches(call: str, batches: Iterable[Any]) -> Iterator[Any]:
+    """Batches in turn, with a bar where there is a terminal and it takes long."""
+    if hasattr(batches, "dtype") or not isinstance(batches, Iterable):
+        raise ValueError(
+            f"`{call}(batches=...)` must be an iterable of batches, each the "
+            f"tuple of fn's arguments; got {describe(batches)}. For one batch "
+            "write `[(x,)]`."
+        )
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        yield from batches
+        return
+    yield from tqdm(batches, desc=call, delay=2.0, disable=None, leave=False)
+
+
+def arguments(batch: Any) -> tuple[Any, ...]:
+    """The arguments that a batch is; anything but a tuple is the only one."""
+    return batch if isinstance(batch, tuple) else (batch,)
+
+
+def weights_of(
+    call: str, weights: Callable[..., Any] | None, args: tuple[Any, ...]
+) -> Any:
+    """The weights of a batch's rows: [batch] or [batch, length], or None."""
+    if weights is None:
+        return None
+    rows = weights(*args)
+    if np.ndim(rows) not in (1, 2) or not (
+        is_floating(rows) or np.asarray(rows).dtype.kind in "biu"
+    ):
+        raise ValueError(
+            f"`{call}(weights=...)` must return numbers of shape [batch] or "
+            f"[batch, length], got {describe(rows)}."
+        )
+    return jnp.asarray(rows)
+
+
+def check_finite(
+    call: str, number: int, sites: list[Site], sums: tuple[Moments, ...]
+) -> None:
+    """Refuses NaN and inf in what was summed up."""
+    fine = jax.device_get(_finite(sums))
+    for site in sites:
+        if not fine[site.moments]:
+            raise ValueError(
+                f"`{call}`: batch {number} has NaN or inf in what {site.path!r} "
+                "is multiplied with, or its squares overflow; clean the batch, "
+                "compute in float32, or leave the parameter out by `where=`."
+            )
+
+
+@jax.jit
+def _finite(sums: tuple[Moments, ...]) -> list[jax.Array]:
+    return [
+        jnp.all(jnp.isfinite(jnp.diagonal(x.gram, axis1=-2, axis2=-1)))
+        & jnp.all(jnp.isfinite(x.sum))
+        for x in sums
+    ]
+
+
+@jax.jit
+def _added(a: Any, b: Any) -> Any:
+    return jax.tree.map(jnp.add, a, b)

@@ -1,0 +1,130 @@
+"""ADMM between least squares and a mask."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jprune._core.calls import recorded
+from jprune._core.checks import check_integer, check_positive
+from jprune.calibration.solvers.base import (
+    Choose,
+    Problem,
+    Solver,
+    diagonal,
+    dot,
+    inverse,
+)
+from jprune.calibration.solvers.least_squares import fitted
+
+DAMPING = 0.1
+RIDGE = 1e-3
+
+
+@recorded
+def admm(steps: int = 16, polish: int = 8, rho: float = 1.0) -> Solver:
+    r"""Alternates between least squares and a mask, chosen anew on the way.
+
+    Inputs are scaled to a power of 1: with their Gram :math:`A` (.1 added to its
+    diagonal) and the kernel :math:`W_0` in these units, from :math:`U = 0`,
+
+    .. math::
+
+      Z &= M \odot (W + U), \quad U \leftarrow U + W - Z, \\
+      W &= (A + \rho I)^{-1} (A W_0 + \rho (Z - U)).
+
+    In the first ``steps`` :math:`M` keeps the largest :math:`|W + U|`, at a sparsity that
+    rises as :math:`s (1 - (1 - t/T)^3)`; then it is fixed, and at last what stays is
+    solved for by least squares (see :func:`jprune.refit`).
+
+    Args:
+      steps: How often the mask is chosen, at least 1. Static.
+      polish: How many steps follow with the last mask. Static.
+      rho: How strongly both are held together; above 0.
+
+    Returns:
+      A :class:`Solver`, for every structure of weights.
+
+    Raises:
+      ValueError: A number out of its range.
+
+    Cost: one inverse of [K, K], and a product of [K, K] and [K, N] a step.
+
+    References:
+      Boza, `Fast and Effective Weight Update for Pruned Large Language Models
+      <https://arxiv.org/abs/2401.02938>`_, 2024, section 3.
+
+    >>> import jax, jax.numpy as jnp, jprune
+    >>> x = jax.random.normal(jax.random.key(0), (50, 4))
+    >>> params = jax.random.normal(jax.random.key(1), (4, 3))
+    >>> result = jprune.one_shot(lambda w, x: x @ w, params, [x], .5,
+    ...                          solver=jprune.solvers.admm(steps=8))
+    >>> int(result.masks.sum())
+    6
+    """
+    steps = check_integer("`admm(steps=...)`", steps, 1, static=True)
+    polish = check_integer("`admm(polish=...)`", polish, 0, static=True)
+    rho = check_positive("`admm(rho=...)`", rho)
+
+    def solve(problem: Problem, choose: Choose) -> Any:
+        w, scale, inv, right = _start(problem, rho)
+        u = jnp.zeros_like(w)
+        for t in range(steps):
+            share = 1 - (1 - (t + 1) / steps) ** 3
+            mask = choose(jnp.abs(w + u), share)
+            u, w = _step(inv, right, w, u, mask, rho)
+        near = _polished(inv, right, w, u, mask, rho, polish) / scale
+        return fitted(problem, mask, RIDGE, start=near), mask
+
+    return Solver(solve)
+
+
+@jax.jit
+def _start(problem: Problem, rho: Any) -> tuple[jax.Array, ...]:
+    """Inputs of power 1, and the inverse that serves all steps."""
+    on = diagonal(problem.gram)
+    scale = jnp.sqrt(jnp.where(on > 0, on, 1.0))[..., None]
+    gram = problem.gram / (scale * jnp.swapaxes(scale, -1, -2))
+    eye = jnp.eye(on.shape[-1], dtype=on.dtype)
+    right = problem.right / scale + DAMPING * problem.kernel * scale
+    # An input that never varied counts for nothing: it goes first.
+    alive = on[..., None] > 0
+    w, right = (
+        jnp.where(alive, x, 0.0) for x in (problem.kernel * scale, right)
+    )
+    return w, scale, inverse(gram + (DAMPING + rho) * eye), right
+
+
+@jax.jit
+def _step(
+    inv: jax.Array,
+    right: jax.Array,
+    w: jax.Array,
+    u: jax.Array,
+    mask: jax.Array,
+    rho: Any,
+) -> tuple[jax.Array, jax.Array]:
+    z = jnp.where(mask, w + u, 0.0)
+    u = u + w - z
+    return u, dot(inv, right + rho * (z - u))
+
+
+@jax.jit
+def _polished(
+    inv: jax.Array,
+    right: jax.Array,
+    w: jax.Array,
+    u: jax.Array,
+    mask: jax.Array,
+    rho: Any,
+    times: Any,
+) -> jax.Array:
+    """More steps with one mask."""
+
+    def body(_: Any, state: Any) -> Any:
+        u, w = state
+        return _step(inv, right, w, u, mask, rho)
+
+    u, w = lax.fori_loop(0, times, body, (u, w))
+    return jnp.where(mask, w + u, 0.0)

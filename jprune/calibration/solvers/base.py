@@ -1,0 +1,82 @@
+"""What a solver is: from a problem of least squares to a kernel with zeros."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jprune._core.calls import show
+
+
+class Problem(NamedTuple):
+    """Kernels, and what is known of their inputs; arrays are float32 or wider.
+
+    What is sought minimises ``tr(V^T gram V) - 2 tr(V^T right)``. Where outputs have a
+    bias, which takes up the mean, ``gram`` and ``right`` are those of centred inputs.
+    """
+
+    kernel: jax.Array  # [G, K, N]
+    gram: jax.Array  # [G, K, K]
+    right: jax.Array  # [G, K, N], `gram @ kernel` unless targets are others'
+    rows: jax.Array  # [G], how many there were
+
+
+Choose = Callable[..., jax.Array]
+"""``choose(scores, share=1., rows=None)``: scores [G, K, N] -> bool mask of what stays.
+
+``share`` is the part of what is to be removed that goes already; ``rows=(a, b)`` says
+that only those rows are chosen from, at their share, the mask being False elsewhere."""
+
+
+class Solver(NamedTuple):
+    """How a kernel is pruned and repaired.
+
+    ``solve(problem, choose) -> (kernel, mask)`` for weights. One for whole inputs has
+    ``choose_inputs(problem, members, count) -> kept``, where ``members``, int [G, U, B],
+    are the rows of each unit and ``count``, int [G], says how many units go; its
+    ``solve(problem, kept) -> kernel`` then repairs, ``kept`` being bool [G, K].
+    """
+
+    solve: Callable[..., Any]
+    choose_inputs: Callable[..., jax.Array] | None = None
+    repairs: bool = True  # whether it changes what stays
+
+    def __repr__(self) -> str:
+        return show(self)
+
+
+Solver.__module__ = "jprune.solvers"  # where users find it
+
+
+def dot(a: jax.Array, b: jax.Array) -> jax.Array:
+    """``a @ b`` at the highest precision."""
+    return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
+
+
+def diagonal(gram: jax.Array) -> jax.Array:
+    """``[..., K]``."""
+    result: jax.Array = jnp.diagonal(gram, axis1=-2, axis2=-1)
+    return result
+
+
+def damped(gram: jax.Array, damping: Any) -> jax.Array:
+    """With a multiple of the mean diagonal added; inputs that never were: 1."""
+    on = diagonal(gram)
+    more = damping * jnp.mean(on, -1, keepdims=True)
+    more = more + jnp.where(on == 0, jnp.where(more == 0, 1.0, 0.0), 0.0)
+    result: jax.Array = gram + more[..., None] * jnp.eye(
+        gram.shape[-1], dtype=gram.dtype
+    )
+    return result
+
+
+def inverse(matrix: jax.Array) -> jax.Array:
+    """Of a symmetric positive matrix; NaN where it is not."""
+    lower = jnp.linalg.cholesky(matrix)
+    eye = jnp.broadcast_to(
+        jnp.eye(matrix.shape[-1], dtype=matrix.dtype), matrix.shape
+    )
+    half = lax.linalg.triangular_solve(lower, eye, left_side=True, lower=True)
+    return dot(jnp.swapaxes(half, -1, -2), half)
