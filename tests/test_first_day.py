@@ -84,6 +84,16 @@ def test_flax_train_state(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_one_shot(run: Run) -> None:
+    names, printed = run("one_shot", "--steps=300")
+    found = names["found"]
+    for what in ("80 % of the weights", "90 % of the weights"):
+        assert found[what] > found[f"{what}, magnitude"]
+    assert found["compact"] == found["50 % of the units"]
+    assert "largest error 0" in printed
+
+
+@pytest.mark.slow
 def test_checkpoint(run: Run) -> None:
     flags = ("--steps=12", "--every=4", "--kill=10")
     names, printed = run("checkpoint", *flags)
