@@ -20,6 +20,7 @@ EXAMPLES = {
     "checkpoint": [],
     "load_prune_save": [],
     "ema": [],
+    "one_shot": [],
     "shrink_while_training": [],
     "breast_cancer": [f"--plot={IMAGES}/breast_cancer.png"],
     "text_mlp": [],
