@@ -548,7 +548,7 @@ def test_sharded_batches_and_parameters(kind: AxisType) -> None:
     same(jax.device_get(got), jax.device_get(wanted))
 
 
-NOT_READ = {"experts", "indexed"}  # groups of rows; layers found by a counter
+NOT_READ = {"indexed"}  # layers found by a counter
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -561,3 +561,17 @@ def test_what_trace_products_finds_is_read(name: str) -> None:
     stats = calibrate(fn, params, [x])
     found = jprune.trace_products(fn, params, x)
     assert set(stats.paths()) == {use.path for use in found.uses}
+
+
+def test_experts_have_rows_of_their_own() -> None:
+    params = {"w": jnp.asarray(numbers(3, 4, 2))}
+    x, sizes = jnp.asarray(numbers(9, 4, seed=1)), jnp.array([5, 0, 4])
+
+    def fn(params: Any, x: Any, sizes: Any) -> Any:
+        return jax.lax.ragged_dot(x, params["w"], sizes)
+
+    one = calibrate(fn, params, [(x, sizes)]).moments[0]
+    for k, mine in enumerate((x[:5], x[:0], x[5:])):
+        np.testing.assert_allclose(one.gram[k], mine.T @ mine, rtol=1e-5)
+        np.testing.assert_allclose(one.sum[k], mine.sum(0), rtol=1e-5)
+    np.testing.assert_array_equal(one.count, [5, 0, 4])

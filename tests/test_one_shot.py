@@ -546,3 +546,18 @@ def test_sharded_batches(kind: AxisType) -> None:
         jax.device_get(wanted.masks),
     )
     same(jax.device_get(got.params), jax.device_get(wanted.params))
+
+
+def test_an_expert_without_rows_stays_whole() -> None:
+    params = {"w": jnp.asarray(numbers(3, 4, 2), jnp.float32)}
+    x = jnp.asarray(numbers(9, 4, seed=1), jnp.float32)
+
+    def fn(params: Any, x: Any, sizes: Any) -> Any:
+        return jax.lax.ragged_dot(x, params["w"], sizes)
+
+    batch = x, jnp.array([5, 0, 4])
+    result = one_shot(fn, params, [batch], 0.5)
+    assert int(result.masks["w"][jnp.array([0, 2])].sum()) == 8  # of 16
+    assert result.masks["w"][1].all()
+    np.testing.assert_array_equal(result.params["w"][1], params["w"][1])
+    assert "1 of 3 groups" in result.missed["w"]

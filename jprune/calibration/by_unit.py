@@ -142,7 +142,7 @@ class ByUnit(Repair):
             self.inputs.places[site.path], site.steps
         ][0]
         mine = self.of_site.get((number, layers), [])
-        if not mine or not seen.all():
+        if not mine:
             return
         problem = self.problem(site, layers, sums)
         kept = np.ones(problem.kernel.shape[:2], bool)
@@ -157,7 +157,9 @@ class ByUnit(Repair):
         stays = jnp.asarray(kept)
         kernel = jnp.where(stays[..., None], problem.kernel, 0.0)
         if self.solver.repairs:
-            kernel = self.solver.solve(problem, stays)
+            some = jnp.asarray(seen)[:, None, None]
+            solved = self.solver.solve(problem, stays)
+            kernel = jnp.where(some, solved, kernel)
         mask = jnp.broadcast_to(stays[..., None], kernel.shape)
         if self.first is not None:
             first = self.first[self.inputs.places[site.path]]

@@ -12,7 +12,7 @@ from jprune._core.stats import Moments
 from jprune._core.views import Steps, put
 from jprune.calibration.rows import Matrices, gram
 from jprune.calibration.values import Data, Value, View
-from jprune.calibration.walk import Walk, moments_of, summed
+from jprune.calibration.walk import Walk, moments_of, summed, weigh
 from jprune.jaxprs.versions import read_cond, read_scan
 
 
@@ -46,7 +46,7 @@ class Pruner(Walk):
     ) -> None:
         super().__init__(leaves, names, weights)
         self._meet, self._wanted = meet, wanted
-        self._last: list[tuple[Any, Data, Sums]] = []
+        self._last: list[tuple[Any, Any, Sums]] = []
 
     def seen(self, how: Matrices, x: Data) -> None:
         view = how.view
@@ -55,11 +55,11 @@ class Pruner(Walk):
 
         def sums(dense: bool) -> Sums:
             key = how.how, dense
-            for known, data, found in self._last:
+            for known, (data, _), found in self._last:
                 if data is x and known == key:
                     return found
             found = self._sums(how, x, self.names[view.leaf], dense)
-            self._last = [*self._last[-1:], (key, x, found)]
+            self._last = [*self._last[-1:], (key, (x, how), found)]
             return found
 
         self._meet(view.leaf, view.steps, sums, self)
@@ -70,7 +70,10 @@ class Pruner(Walk):
 
     def _sums(self, how: Matrices, x: Data, path: str, targets: bool) -> Sums:
         total: Any = None
-        both = targets and x.dense is not None
+        sizes = how.group_sizes
+        # Rows that were sent elsewhere in the dense model are not these.
+        same = sizes is None or sizes.dense is None
+        both = targets and x.dense is not None and same
         for own, dense, weights in self.rows(how, x, path):
 
             def part_of(own: Any, dense: Any, weights: Any) -> Sums:
@@ -139,9 +142,7 @@ _moments = jax.jit(moments_of)
 
 @jax.jit
 def _cross(x: jax.Array, y: jax.Array, weights: Any) -> jax.Array:
-    if weights is not None:
-        x = x * weights.astype(x.dtype)[None, :, None]
-    return gram(x, y)
+    return gram(x if weights is None else weigh(x, weights)[0], y)
 
 
 def _layer(x: Value, layer: int) -> Value:

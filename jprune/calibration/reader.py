@@ -34,7 +34,7 @@ class Reader(Walk):
         self.wanted = wanted
         self.found: list[Seen] = []
         self.sums: list[Moments] = []
-        self._known: dict[Any, tuple[Data, int]] = {}
+        self._known: dict[Any, tuple[Any, int]] = {}
 
     def seen(self, how: Matrices, x: Data) -> int | None:
         view = how.view
@@ -46,7 +46,7 @@ class Reader(Walk):
                 summed(lambda x, w: moments_of(how.rows(x), w), own, weights)
                 for own, _, weights in self.rows(how, x, self.names[view.leaf])
             ]
-            self._known[key] = (x, self._new(_total(parts)))
+            self._known[key] = ((x, how), self._new(_total(parts)))
         groups = view.shape[0], view.shape[2]
         number = self._known[key][1]
         self.found.append(Seen(view.leaf, view.steps, groups, number))

@@ -196,6 +196,11 @@ class Repair:
         check_finite_sums(inputs.call, site.path, sums)
         if (count > 0).any():
             self.met.add((leaf, steps))
+            if not (count > 0).all():
+                gone = int((count == 0).sum())
+                inputs.missed[site.path] = (
+                    f"{gone} of {len(count)} groups {UNSEEN}"
+                )
             self.prune(site, layers, steps, sums, walk, count > 0)
 
     def needs_dense(self, site: Site, layers: tuple[int, ...]) -> bool:

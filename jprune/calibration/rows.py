@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 
 from jprune._core.trees import at_least_float32
-from jprune.calibration.values import View
+from jprune.calibration.values import Data, View
 
 
 class Matrices(NamedTuple):
@@ -23,6 +23,8 @@ class Matrices(NamedTuple):
     row_sizes: tuple[int, ...]
     made: tuple[int | None, ...]  # of the outputs: axes of (G, N), counted
     sizes: tuple[int, ...]  # of those
+    # How many rows each group has, in turn, where each row has one group's kernel.
+    group_sizes: Data | None = None
 
 
 def matrices(eqn: Any, side: int, view: View) -> Matrices | None:
@@ -35,6 +37,28 @@ def matrices(eqn: Any, side: int, view: View) -> Matrices | None:
     if name == "conv_general_dilated" and side == 1:
         return _conv(eqn, view)
     return None
+
+
+def ragged(eqn: Any, view: View, sizes: Data) -> Matrices | None:
+    """Rows that lie group by group, each multiplied with its group's kernel."""
+    p = eqn.params["ragged_dot_dimension_numbers"]
+    if view.sizes != view.shape or 0 in view.shape:
+        return None
+    if p.dot_dimension_numbers != (((1,), (1,)), ((), ())):
+        return None
+    if (*p.lhs_ragged_dimensions, *p.rhs_group_dimensions) != (0, 0):
+        return None
+    many = eqn.invars[0].aval.shape[0]
+    return Matrices(
+        view,
+        lambda x: at_least_float32(x)[None],
+        ("ragged", id(sizes)),
+        (0,),
+        (many,),
+        (None, None),
+        (view.shape[0], view.shape[2]),
+        sizes,
+    )
 
 
 def _dot(eqn: Any, side: int, view: View) -> Matrices:

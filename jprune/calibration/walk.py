@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jprune._core.stats import Moments
 from jprune.calibration.labels import labels_after, row_weights
-from jprune.calibration.rows import Matrices, gram, matrices
+from jprune.calibration.rows import Matrices, gram, matrices, ragged
 from jprune.calibration.values import (
     SAME,
     Data,
@@ -76,14 +76,14 @@ class Walk:
             other, view = ins[1 - side], ins[side]
             assert isinstance(view, View)
             assert isinstance(other, Data)
-            if name in ("dot_general", "conv_general_dilated") and other.live:
+            if name in ("dot_general", "conv_general_dilated"):
                 found = self._product(eqn, side, view, other)
                 if found is not None:
                     return found
             if name in ("add", "add_any") and other.made is not None:
                 self._added(other.made, view)
         if name == "ragged_dot_general" and views == [1]:
-            found = self._ragged(eqn, ins)
+            found = self._product(eqn, 1, ins[1], ins[0], ins[2])
             if found is not None:
                 return found
         return self.plain(eqn, [self.read(x) for x in ins])
@@ -133,20 +133,17 @@ class Walk:
         return self.read(x) if broadcast else x
 
     def _product(
-        self, eqn: Any, side: int, view: View, x: Data
+        self, eqn: Any, side: int, view: Any, x: Any, *sizes: Any
     ) -> list[Value] | None:
-        how = matrices(eqn, side, view)
-        if how is None:
+        how = ragged(eqn, view, *sizes) if sizes else matrices(eqn, side, view)
+        if how is None or not x.live:
             return None
         key = self.seen(how, x)
         ins = [x, self.read(view)]
-        (out,) = self.plain(eqn, ins if side else ins[::-1])
+        (out,) = self.plain(eqn, [*(ins if side else ins[::-1]), *sizes])
         assert isinstance(out, Data)
         made = Made(key, how.made, how.sizes)
         return [out._replace(made=made)]
-
-    def _ragged(self, eqn: Any, ins: list[Value]) -> list[Value] | None:
-        return None
 
     def _added(self, made: Made, view: View) -> None:
         """A parameter is added to outputs; whether along all of G and N."""
@@ -193,7 +190,21 @@ class Walk:
             weights = None
             if self.weights is not None and not self.guess:
                 weights = row_weights(self.weights[i], x.labels, how, path)
+            if how.group_sizes is not None:
+                sizes = how.group_sizes.own
+                own_sizes = sizes[i if len(sizes) > 1 else 0]
+                weights = _of_groups(own_sizes, how.row_sizes[0], weights)
             yield own, dense, weights
+
+
+def _of_groups(sizes: jax.Array, rows: int, weights: Any) -> jax.Array:
+    """The weights of rows for each group, [G, M]: 0 for those of others."""
+    ends = jnp.cumsum(sizes)[:, None]
+    place = jnp.arange(rows)[None]
+    mine = (place < ends) & (place >= ends - sizes[:, None])
+    return (
+        mine * jnp.ones(rows, np.float32) if weights is None else mine * weights
+    )
 
 
 def summed(function: Callable[..., Any], *inputs: Any) -> Any:
@@ -210,14 +221,26 @@ def summed(function: Callable[..., Any], *inputs: Any) -> Any:
 
 
 def moments_of(x: jax.Array, weights: Any | None) -> Moments:
-    """The sums of rows ``[G, M, K]``."""
-    count = jnp.full(x.shape[:1], x.shape[1], x.dtype)
+    """The sums of rows ``[G, M, K]``, weighted by ``[M]`` or ``[G, M]``."""
     if weights is None:
+        count = jnp.full(x.shape[:1], x.shape[1], x.dtype)
         return Moments(gram(x, x), jnp.sum(x, 1), count)
+    weighted, x, weights = weigh(x, weights)
+    return Moments(gram(weighted, x), jnp.sum(weighted, 1), weights.sum(1))
+
+
+def weigh(
+    x: jax.Array, weights: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Rows times their weights, [M] or [G, M]; the rows; the weights, [G, M]."""
+    weights = (
+        jnp.broadcast_to(weights, (len(x), x.shape[1]))
+        if (weights.ndim == 1)
+        else weights
+    )
     weights = weights.astype(x.dtype)
-    weighted = x * weights[None, :, None]
-    count = jnp.full(x.shape[:1], jnp.sum(weights), x.dtype)
-    return Moments(gram(weighted, x), jnp.sum(weighted, 1), count)
+    x = jnp.broadcast_to(x, (len(weights), *x.shape[1:]))
+    return x * weights[..., None], x, weights
 
 
 def _cut(eqn: Any, ins: Sequence[Value]) -> View | None:
