@@ -561,3 +561,110 @@ def test_an_expert_without_rows_stays_whole() -> None:
     assert result.masks["w"][1].all()
     np.testing.assert_array_equal(result.params["w"][1], params["w"][1])
     assert "1 of 3 groups" in result.missed["w"]
+
+
+def normal(*shape: int, seed: int) -> Any:
+    return jnp.asarray(numbers(*shape, seed=seed) / shape[-2] ** 0.5, "float32")
+
+
+def convolutions(params: Any, x: Any) -> Any:
+    x = lax.conv_general_dilated(
+        x.reshape(-1, 4, 4, 1),
+        params["w"],
+        (1, 1),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    x = jax.nn.relu(x + params["b"])
+    return x.reshape(len(x), -1) @ params["v"]
+
+
+def residual(params: Any, x: Any) -> Any:
+    def block(h: Any, layer: Any) -> tuple[Any, None]:
+        inner = jax.nn.relu(h @ layer["w"] + layer["b"])
+        return h + inner @ layer["v"], None
+
+    h, _ = lax.scan(block, x @ params["i"], params["layers"])
+    return h @ params["o"]
+
+
+def gated(params: Any, x: Any) -> Any:
+    h = jax.nn.relu(x @ params["w"] + params["b"])
+    return (h @ params["u"]) * jax.nn.sigmoid(h @ params["v"])
+
+
+OF_UNITS: Any = {
+    "channels through flatten": (
+        convolutions,
+        {
+            "w": normal(3, 3, 1, 6, seed=1),
+            "b": jnp.zeros(6),
+            "v": normal(96, 3, seed=2),
+        },
+        None,
+    ),
+    "layers of a scan": (
+        residual,
+        {
+            "i": normal(16, 8, seed=1),
+            "layers": {
+                "w": normal(3, 8, 6, seed=2),
+                "b": jnp.zeros((3, 6)),
+                "v": normal(3, 6, 8, seed=3),
+            },
+            "o": normal(8, 3, seed=4),
+        },
+        "layers/b",
+    ),
+    "a residual stream": (
+        residual,
+        {
+            "i": normal(16, 8, seed=1),
+            "layers": {
+                "w": normal(3, 8, 6, seed=2),
+                "b": jnp.zeros((3, 6)),
+                "v": normal(3, 6, 8, seed=3),
+            },
+            "o": normal(8, 3, seed=4),
+        },
+        "i",
+    ),
+    "two consumers": (
+        gated,
+        {
+            "w": normal(16, 8, seed=1),
+            "b": jnp.zeros(8),
+            "u": normal(8, 3, seed=2),
+            "v": normal(8, 3, seed=3),
+        },
+        None,
+    ),
+}
+
+
+@pytest.mark.sweep(2)
+@pytest.mark.parametrize("targets", ["own", "dense"])
+@pytest.mark.parametrize("name", OF_UNITS)
+def test_half_of_all_kinds_of_units(name: str, targets: str) -> None:
+    fn, params, where = OF_UNITS[name]
+    x = jnp.asarray(numbers(200, 16, seed=9), jnp.float32)
+    structure = jprune.units(jprune.trace_units(fn, params, x), where=where)
+    batches = [x[:100], x[100:]]
+    result = one_shot(
+        fn, params, batches, 0.5, structure=structure, targets=targets
+    )
+    count = jprune.find_masks(params, 0.5, structure=structure)
+    for mine, theirs in zip(
+        jax.tree.leaves(result.masks), jax.tree.leaves(count), strict=True
+    ):
+        assert int(mine.sum()) == int(theirs.sum())
+
+    def error(p: Any) -> float:
+        return float(jnp.mean((fn(p, x) - fn(params, x)) ** 2))
+
+    assert error(result.params) < error(jprune.apply_masks(params, count))
+    small = jprune.compact(fn, result.params, x)
+    assert small.certify(x).error < 1e-3
+    assert not result.missed
+    for before, after in result.errors.values():
+        assert after < before

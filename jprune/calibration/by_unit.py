@@ -12,10 +12,15 @@ from jprune._core.typing import Masks, Tree
 from jprune._core.views import Steps, look
 from jprune.calibration.problems import problem_of
 from jprune.calibration.pruner import Pruner, Sums, one_layer
-from jprune.calibration.repair import Inputs, Repair, check_solved
+from jprune.calibration.repair import TIED, Inputs, Repair, check_solved
 from jprune.calibration.solvers import Problem
+from jprune.calibration.solvers.base import damped, diagonal, inverse
 from jprune.calibration.unit_inputs import Consumer, Group, groups_of, rows_of
 from jprune.choosing.families import Method, kept_units
+
+UNREAD = (
+    "no product that sums over these units is seen: they go by the criterion"
+)
 
 
 class ByUnit(Repair):
@@ -40,6 +45,13 @@ class ByUnit(Repair):
         )
         # Which a criterion keeps: how many that are is what counts.
         self.marks = [np.array(x) for x in kept_units(method, masks).units]
+        # What has no product is a part of units all the same: a bias, a scale.
+        left = {k: why for k, why in inputs.missed.items() if why == TIED}
+        inputs.missed = left
+        names = method.structure.names or ()
+        for group in self.groups:
+            if not group.consumers:
+                inputs.missed[names[group.pool][0]] = UNREAD
         self.keep: dict[int, bool] = {}
         self.first: list[Any] | None = None  # masks from before the walk
         self.of_site: dict[Any, list[tuple[Group, Consumer]]] = {}
@@ -115,14 +127,8 @@ class ByUnit(Repair):
 
     def _masks_now(self) -> list[Any]:
         """Masks of what is settled, one for each parameter."""
-        marks = [
-            jnp.asarray(
-                np.vectorize(
-                    lambda u: self.keep.get(int(u), True), otypes=[bool]
-                )(pool)
-            )
-            for pool in self.pools
-        ]
+        gone = [unit for unit, stays in self.keep.items() if not stays]
+        marks = [jnp.asarray(~np.isin(pool, gone)) for pool in self.pools]
         masks = self.method.structure.to_masks(marks, self.selected)
         return self.inputs.listed(masks)
 
@@ -215,8 +221,6 @@ class ByUnit(Repair):
 @jax.jit
 def _missed(problem: Problem) -> Any:
     """[G, K]: what goes without each input, relative to the outputs' power."""
-    from jprune.calibration.solvers.base import damped, diagonal, inverse
-
     left = diagonal(inverse(damped(problem.gram, 0.01)))
     lost = jnp.sum(problem.kernel**2, -1) / left
     power = jnp.sum(problem.kernel * problem.right, (1, 2), keepdims=True)[

@@ -35,6 +35,9 @@ class Errors(dict[str, tuple[float, float]]):
     the repaired weights and bias.
     """
 
+    def __init__(self, errors: Mapping[str, tuple[float, float]]) -> None:
+        super().__init__(errors)
+
     def __str__(self) -> str:
         rows = [
             (path, f"{before:.4f}", f"{after:.4f}")
