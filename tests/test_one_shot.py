@@ -593,6 +593,15 @@ def gated(params: Any, x: Any) -> Any:
     return (h @ params["u"]) * jax.nn.sigmoid(h @ params["v"])
 
 
+RESIDUAL = {
+    "i": normal(16, 8, seed=1),
+    "layers": {
+        "w": normal(3, 8, 6, seed=2),
+        "b": jnp.zeros((3, 6)),
+        "v": normal(3, 6, 8, seed=3),
+    },
+    "o": normal(8, 3, seed=4),
+}
 OF_UNITS: Any = {
     "channels through flatten": (
         convolutions,
@@ -605,28 +614,12 @@ OF_UNITS: Any = {
     ),
     "layers of a scan": (
         residual,
-        {
-            "i": normal(16, 8, seed=1),
-            "layers": {
-                "w": normal(3, 8, 6, seed=2),
-                "b": jnp.zeros((3, 6)),
-                "v": normal(3, 6, 8, seed=3),
-            },
-            "o": normal(8, 3, seed=4),
-        },
+        RESIDUAL,
         "layers/b",
     ),
     "a residual stream": (
         residual,
-        {
-            "i": normal(16, 8, seed=1),
-            "layers": {
-                "w": normal(3, 8, 6, seed=2),
-                "b": jnp.zeros((3, 6)),
-                "v": normal(3, 6, 8, seed=3),
-            },
-            "o": normal(8, 3, seed=4),
-        },
+        RESIDUAL,
         "i",
     ),
     "two consumers": (

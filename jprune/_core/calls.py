@@ -125,9 +125,7 @@ def show(member: Any) -> str:
         if name not in call.data:
             return False
         made = call.data[name]
-        if is_recorded(
-            x
-        ):  # functions again, which are the same if they print so
+        if is_recorded(x):  # functions, the same if they print as the same call
             return f"{x}" == f"{made}"
         return np.array_equal(x, made)
 

@@ -7,12 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jprune._core.stats import Site
 from jprune._core.typing import Masks, Tree
-from jprune._core.views import Steps, look
+from jprune._core.views import look
 from jprune.calibration.problems import problem_of
 from jprune.calibration.pruner import Pruner, Sums, one_layer
-from jprune.calibration.repair import TIED, Inputs, Repair, check_solved
+from jprune.calibration.repair import TIED, Inputs, Met, Repair, check_solved
 from jprune.calibration.solvers import Problem
 from jprune.calibration.solvers.base import damped, diagonal, inverse
 from jprune.calibration.unit_inputs import Consumer, Group, groups_of, rows_of
@@ -132,18 +131,11 @@ class ByUnit(Repair):
         masks = self.method.structure.to_masks(marks, self.selected)
         return self.inputs.listed(masks)
 
-    def needs_dense(self, site: Site, layers: tuple[int, ...]) -> bool:
+    def needs_dense(self) -> bool:
         return self.first is not None
 
-    def prune(
-        self,
-        site: Site,
-        layers: tuple[int, ...],
-        steps: Steps,
-        sums: Sums,
-        walk: Pruner,
-        seen: np.ndarray,
-    ) -> None:
+    def prune(self, met: Met, walk: Pruner) -> None:
+        site, layers, steps, sums, seen = met
         number = self.inputs.by_steps[
             self.inputs.places[site.path], site.steps
         ][0]
@@ -173,7 +165,7 @@ class ByUnit(Repair):
                 mask &= look(steps, first)
                 kernel = jnp.where(mask, kernel, 0.0)
         check_solved(self.inputs.call, site.path, self.solver, kernel)
-        self.write(site, layers, sums, kernel, mask, walk)
+        self.write(met, kernel, mask, walk)
 
     def _choose(self, group: Group, one: Consumer, sums: Sums) -> None:
         """One choice for all products that share this input, side by side."""

@@ -5,13 +5,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jprune._core.stats import Site
 from jprune._core.trees import is_hole, leaves_with_path
 from jprune._core.typing import Masks
-from jprune._core.views import Steps, put
+from jprune._core.views import put
 from jprune.calibration.chooser import Leaf, Part, leaf_only
-from jprune.calibration.pruner import Pruner, Sums
-from jprune.calibration.repair import Inputs, Repair, check_solved
+from jprune.calibration.pruner import Pruner
+from jprune.calibration.repair import Inputs, Met, Repair, check_solved
 from jprune.calibration.solvers import Problem
 from jprune.calibration.solvers.least_squares import fitted
 from jprune.calibration.solvers.sparsegpt import swept
@@ -53,15 +52,8 @@ class ByWeight(Repair):
             self.parts[i] = Leaf(method, only, value, marks.pop(0), fixed)
             self.masks.append(jnp.ones(value.shape, bool))
 
-    def prune(
-        self,
-        site: Site,
-        layers: tuple[int, ...],
-        steps: Steps,
-        sums: Sums,
-        walk: Pruner,
-        seen: np.ndarray,
-    ) -> None:
+    def prune(self, met: Met, walk: Pruner) -> None:
+        site, layers, steps, sums, seen = met
         place = self.inputs.places[site.path]
         problem = self.problem(site, layers, sums)
         part = self.parts[place].part(steps, seen)
@@ -80,7 +72,7 @@ class ByWeight(Repair):
         unseen = ~jnp.asarray(seen)[:, None, None]
         kernel = jnp.where(unseen, problem.kernel, kernel)
         check_solved(self.inputs.call, site.path, self.solver, kernel)
-        self.write(site, layers, sums, kernel, mask, walk)
+        self.write(met, kernel, mask, walk)
         self.masks[place] = put(steps, self.masks[place], mask)
 
     def _inputs(

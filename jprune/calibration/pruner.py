@@ -64,10 +64,6 @@ class Pruner(Walk):
 
         self._meet(view.leaf, view.steps, sums, self)
 
-    def forget(self) -> None:
-        """Lets go of inputs that are no longer needed."""
-        self._last = []
-
     def _sums(self, how: Matrices, x: Data, path: str, targets: bool) -> Sums:
         total: Any = None
         sizes = how.group_sizes

@@ -1,7 +1,7 @@
 """Products that are met on a walk, and what is written back."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -122,6 +122,16 @@ class Inputs:
         return result
 
 
+class Met(NamedTuple):
+    """A product that the walk has come to."""
+
+    site: Site
+    layers: tuple[int, ...]  # of the loops it stands in, which
+    steps: Steps  # the site's, of this layer
+    sums: Sums
+    seen: np.ndarray  # bool [G]: which of its groups had rows
+
+
 class Repair:
     """Meets products in turn; what is pruned there a subclass decides."""
 
@@ -191,7 +201,7 @@ class Repair:
             whole = self.together[key]
             sums = Sums(jax.tree.map(lambda x: x[layers], whole))
         else:
-            sums = sums(self.dense_targets or self.needs_dense(site, layers))
+            sums = sums(self.dense_targets or self.needs_dense())
         count = np.asarray(sums.own.count)
         check_finite_sums(inputs.call, site.path, sums)
         if (count > 0).any():
@@ -201,22 +211,13 @@ class Repair:
                 inputs.missed[site.path] = (
                     f"{gone} of {len(count)} groups {UNSEEN}"
                 )
-            self.prune(site, layers, steps, sums, walk, count > 0)
+            self.prune(Met(site, layers, steps, sums, count > 0), walk)
 
-    def needs_dense(self, site: Site, layers: tuple[int, ...]) -> bool:
-        """Whether the outputs aimed at are those of the dense model in any case."""
-        del site, layers
+    def needs_dense(self) -> bool:
+        """Whether outputs are aimed at the dense model's, whatever ``targets`` says."""
         return False
 
-    def prune(
-        self,
-        site: Site,
-        layers: tuple[int, ...],
-        steps: Steps,
-        sums: Sums,
-        walk: Pruner,
-        seen: np.ndarray,
-    ) -> None:
+    def prune(self, met: Met, walk: Pruner) -> None:
         """What a subclass does."""
         raise NotImplementedError
 
@@ -232,16 +233,10 @@ class Repair:
         return result
 
     def write(
-        self,
-        site: Site,
-        layers: tuple[int, ...],
-        sums: Sums,
-        new: jax.Array,
-        mask: jax.Array,
-        walk: Pruner,
+        self, met: Met, new: jax.Array, mask: jax.Array, walk: Pruner
     ) -> None:
         """Writes a kernel back, moves its bias, and notes how far outputs are off."""
-        inputs, steps = self.inputs, one_layer(site.steps, layers)
+        inputs, (site, layers, steps, sums, _) = self.inputs, met
         leaf = inputs.places[site.path]
         old = look(steps, inputs.arrays[leaf]).astype(new.dtype)
         moves = site.bias is not None and self.solver.repairs
