@@ -661,3 +661,31 @@ def test_half_of_all_kinds_of_units(name: str, targets: str) -> None:
     assert not result.missed
     for before, after in result.errors.values():
         assert after < before
+
+
+def test_units_of_products_side_by_side_are_compared() -> None:
+    """Depthwise: each product has one unit, and the least missed of all go."""
+    scale = jnp.array([1.0, 0.01] * 3, jnp.float32)
+    params = {
+        "w": normal(16, 96, seed=1),
+        "depthwise": normal(3, 1, 6, seed=2) * scale,
+        "v": normal(96, 2, seed=3),
+    }
+
+    def fn(params: Any, x: Any) -> Any:
+        h = jax.nn.relu(x @ params["w"]).reshape(-1, 16, 6)
+        h = lax.conv_general_dilated(
+            h,
+            params["depthwise"],
+            (1,),
+            "SAME",
+            dimension_numbers=("NWC", "WIO", "NWC"),
+            feature_group_count=6,
+        )
+        return h.reshape(len(h), -1) @ params["v"]
+
+    x = jnp.asarray(numbers(200, 16, seed=9), jnp.float32)
+    structure = jprune.units(jprune.trace_units(fn, params, x), where="depth")
+    result = one_shot(fn, params, [x], 0.5, structure=structure)
+    kept = result.masks["depthwise"].all((0, 1))
+    assert kept.tolist() == [True, False] * 3

@@ -82,9 +82,10 @@ class ByUnit(Repair):
             (self.inputs.sites[one.site].moments, one.layers)
             for one in group.consumers
         }
-        return (
-            len(inputs) == 1 and rows_of(group.consumers[0].units) is not None
-        )
+        # Of products side by side, none can be chosen from for itself: how many of
+        # its units go is the pool's to say.
+        rows = rows_of(group.consumers[0].units)
+        return len(inputs) == 1 and rows is not None and len(rows) == 1
 
     def _choose_first(self) -> None:
         """Chooses what several inputs have, a residual stream say, before the walk.
@@ -184,10 +185,9 @@ class ByUnit(Repair):
         assert rows is not None
         assert self.solver.choose_inputs is not None
         lost = int((~self._marks(group)).sum())
-        shares = np.diff(np.rint(np.linspace(0, lost, len(rows) + 1)))
         kept = np.asarray(
             self.solver.choose_inputs(
-                joined, jnp.asarray(rows), jnp.asarray(shares, jnp.int32)
+                joined, jnp.asarray(rows), jnp.full(1, lost, jnp.int32)
             )
         )
         gone = set(one.units[(one.units >= 0) & ~kept].tolist())
@@ -215,7 +215,5 @@ def _missed(problem: Problem) -> Any:
     """[G, K]: what goes without each input, relative to the outputs' power."""
     left = diagonal(inverse(damped(problem.gram, 0.01)))
     lost = jnp.sum(problem.kernel**2, -1) / left
-    power = jnp.sum(problem.kernel * problem.right, (1, 2), keepdims=True)[
-        ..., 0
-    ]
+    power = jnp.sum(problem.kernel * problem.right)  # of all groups
     return lost / jnp.maximum(power, jnp.finfo(lost.dtype).tiny)

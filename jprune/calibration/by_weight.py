@@ -81,19 +81,19 @@ class ByWeight(Repair):
         """Whole inputs of this product alone: ``channel`` of a contracted axis."""
         numbers = np.asarray(part.numbers())
         rows = rows_of(numbers[..., 0])
-        if (numbers != numbers[..., :1]).any() or rows is None:
+        whole = (numbers == numbers[..., :1]).all()
+        alone = rows is not None and len(rows) in (1, len(part.lost))
+        if rows is None or not (whole and alone):
             raise ValueError(
                 f"`{self.inputs.call}(solver={self.solver}, structure=...)`: "
                 f"units of {path!r} are not whole inputs of it; "
                 "`units(graph)` and `channel` of a contracted axis are, and "
                 "`admm()` repairs all others."
             )
-        lost = int(part.lost.sum())
-        shares = np.diff(
-            np.rint(np.linspace(0, lost, len(rows) + 1)).astype(np.int32)
-        )
+        # One pool has one count; experts that are pools of their own have theirs.
+        lost = part.lost if len(rows) > 1 else part.lost.sum(keepdims=True)
         kept = self.solver.choose_inputs(  # type: ignore[misc]
-            problem, jnp.asarray(rows), jnp.asarray(shares)
+            problem, jnp.asarray(rows), jnp.asarray(lost, jnp.int32)
         )
         if part.leaf.fixed:
             kept = part(jnp.zeros_like(problem.kernel))[..., 0]

@@ -84,6 +84,7 @@ class Part:
             first, last = (_share(leaf.lost, x, leaf.total) for x in ends)
             self.lost, leaf.before = last - first, ends[1]
         self.many = many
+        self._done = 0 * many  # of a sweep: units of the rows before
         # Weights can be chosen a few rows at a time.
         self.by_rows = leaf.structure.moves and not leaf.structure.few_units
 
@@ -115,7 +116,7 @@ class Part:
             inside = (inside >= rows[0]) & (inside < rows[1])
             here = self._units_of(self.ones & inside[:, None])
             part = _count(here, leaf.axes)
-            first = getattr(self, "_done", 0 * part) if rows[0] else 0 * part
+            first = self._done if rows[0] else 0 * part
             lost = _share(self.lost, first + part, many) - _share(
                 self.lost, first, many
             )
