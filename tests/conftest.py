@@ -10,6 +10,9 @@ import pytest
 # with none to spare its collectives may wait for each other forever.
 jax.config.update("jax_num_cpu_devices", 16)
 
+# What modules compute as they are imported, and doctests.
+jax.config.update("jax_disable_most_optimizations", True)
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -24,14 +27,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             seen[name] += 1
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def quick_compilation(request: pytest.FixtureRequest) -> Iterator[bool]:
-    """Compiles with few optimisations, unless the test is slow or heavy.
+    """Few optimisations, unless the test is slow, heavy or `optimized`.
 
-    Half of the suite's time is compilation. For tests of semantics; those that
-    compare bits or memory go without.
+    Most of the suite's time is compilation. Those that look at memory, at the
+    program or at the last bit are `optimized`: compiled as a user's programs.
     """
-    quick = not any(map(request.node.get_closest_marker, ("slow", "heavy")))
+    asked = ("slow", "heavy", "optimized")
+    quick = not any(map(request.node.get_closest_marker, asked))
     jax.config.update("jax_disable_most_optimizations", quick)
     yield quick
-    jax.config.update("jax_disable_most_optimizations", False)
+    jax.config.update("jax_disable_most_optimizations", True)

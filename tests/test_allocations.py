@@ -20,9 +20,6 @@ from jprune._core import counts as _counts
 from jprune.allocations import Pools, erdos_renyi, global_ranking, uniform
 from jprune.allocations._divisor import divide
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
-
 SHAPES = [(2, 4), (3, 6), (2, 4, 6)]
 
 

@@ -17,7 +17,6 @@ from jprune.choosing import choose as _find
 from jprune.compaction._costs import fraction_left
 from jprune.selection.select import select
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 X = np.ones((5, 4))
 COSTS = ("parameters", "multiply_adds")
 ALLOCATIONS = {

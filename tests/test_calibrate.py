@@ -18,8 +18,6 @@ from test_products import ALL
 import jprune
 from jprune import calibrate
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(autouse=True)
 def float64() -> Iterator[None]:

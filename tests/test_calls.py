@@ -21,8 +21,6 @@ import jprune
 from jprune import allocations, criteria, projections, structures, transforms
 from jprune._core.calls import recorded
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def squares(params: Any) -> Any:
     return jax.tree.map(jnp.square, params)

@@ -10,8 +10,6 @@ import pytest
 import jprune
 from jprune.compaction import Certificate
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 PARAMS = {
     "w": jnp.asarray(np.random.default_rng(0).uniform(0.1, 1, (4, 8)), "f"),
     "v": jnp.ones((8, 3)),

@@ -13,8 +13,6 @@ from jax.sharding import PartitionSpec as P
 
 import jprune
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 CUBIC = optax.polynomial_schedule(0.0, 0.8, 3, 5000, 500)
 PARAMS = {
     "kernel": jnp.linspace(-1, 1, 48).reshape(6, 8),

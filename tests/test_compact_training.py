@@ -13,8 +13,6 @@ from flax import nnx
 
 import jprune
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 RNG = np.random.default_rng(0)
 X = jnp.asarray(RNG.standard_normal((12, 4, 4, 1)), jnp.float32)
 Y = jnp.arange(12) % 3

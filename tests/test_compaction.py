@@ -24,8 +24,6 @@ from jprune.compaction.removal import rewrite as rewrite
 from jprune.jaxprs import versions as _jax
 from jprune.models import MLP
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(autouse=True)
 def float64():

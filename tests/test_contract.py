@@ -16,8 +16,6 @@ from jax.sharding import PartitionSpec as P
 import jprune
 from jprune import allocations, criteria, projections
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 CUBIC = optax.polynomial_schedule(0.0, 0.9, 3, 4, 0)
 
 
@@ -539,8 +537,8 @@ def test_meshes(name: str, kind: AxisType, spec: Any) -> None:
 
 
 @every_transform
+@pytest.mark.optimized
 def test_kept_updates_pass_bit_for_bit(name: str) -> None:
-    jax.config.update("jax_disable_most_optimizations", False)
     params, tx = make_params(), TRANSFORMS[name]()
     updates = grads_like(params)
     moved, state = jax.jit(tx.update)(updates, tx.init(params), params)

@@ -19,8 +19,6 @@ from jprune import criteria, structures
 from jprune.allocations import global_ranking
 from jprune.structures import Structure
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 RNG = np.random.default_rng(0)
 PARAMS = {
     "a": {"kernel": RNG.normal(size=(5, 4)), "bias": np.ones(4)},

@@ -16,7 +16,7 @@ from jax import lax
 import jprune
 from jprune import criteria, structures
 
-pytestmark = pytest.mark.usefixtures("quick_compilation", "wide")
+pytestmark = pytest.mark.usefixtures("wide")
 
 RNG = np.random.default_rng(0)
 SHAPES = {"w": (5, 6), "b": (6,), "v": (6, 3)}

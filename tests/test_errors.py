@@ -14,8 +14,6 @@ import pytest
 import jprune
 from jprune import allocations, criteria, projections, selection, structures
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 PARAMS = {"a": {"kernel": jnp.ones((3, 4)), "bias": jnp.ones(4)}}
 MASKS = jprune.find_masks(PARAMS, 0.5)
 INTEGERS = {"a": {"kernel": jnp.ones((3, 4), jnp.int32)}}

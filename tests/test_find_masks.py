@@ -21,8 +21,6 @@ from jprune._core import counts as _counts
 from jprune._core.seeds import key_maker
 from jprune.allocations import global_ranking, uniform
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 GLOBAL = global_ranking()
 VECTORS: Any = lambda params: jax.tree.map(lambda p: True, params)
 PERMUTED = np.array([(17 * i % 31) * (-1.0) ** i for i in range(1, 31)])

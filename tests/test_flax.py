@@ -15,8 +15,6 @@ from flax.training.train_state import TrainState
 import jprune
 from jprune.models import MLP
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 class Net(nnx.Module):
     def __init__(self, rngs: nnx.Rngs) -> None:

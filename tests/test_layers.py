@@ -11,7 +11,7 @@ from jax import lax
 
 import jprune
 
-pytestmark = pytest.mark.usefixtures("quick_compilation", "x64")
+pytestmark = pytest.mark.usefixtures("x64")
 
 R = np.random.default_rng(0)
 

@@ -12,8 +12,6 @@ import pytest
 import jprune
 from jprune import allocations, criteria, projections, structures
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 DTYPES = [
     "float8_e4m3fn",
     "float8_e5m2",

@@ -12,8 +12,6 @@ import pytest
 
 import jprune
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 PARAMS = {
     "a": jnp.array([[1.0, -4.0], [3.0, -2.0]]),
     "b": jnp.arange(6.0).reshape(2, 3) - 2.5,

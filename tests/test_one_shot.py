@@ -25,8 +25,6 @@ from jprune import (
 from jprune.calibration import repair
 from jprune.calibration.pruner import Pruner
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(autouse=True)
 def float64() -> Iterator[None]:

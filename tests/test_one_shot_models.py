@@ -9,7 +9,6 @@ import jax
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 FOLDER = Path(__file__).parents[1] / "examples/benchmarks"
 WIDTH, HEADS, INNER, LAYERS = 8, 2, 12, 2
 

@@ -16,8 +16,6 @@ import pytest
 
 import jprune
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 LAST: dict[str, Callable[[], Any]] = {
     "prune": lambda: jprune.prune(0.0, where=lambda p: True),
     "ball": lambda: jprune.project_frobenius_ball(1e3),

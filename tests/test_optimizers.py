@@ -45,10 +45,13 @@ CONTRACTED = ["schedule_free", "schedule_free_adamw", "schedule_free_sgd"]
 if jax.__version_info__ >= (0, 11):  # of JAX 0.12, on some CPUs and not on all
     CONTRACTED.append("muon")
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:`optimistic_adam` is deprecated:DeprecationWarning",
-    "ignore:.seed. is deprecated:DeprecationWarning",  # dpsgd has no other
-)
+pytestmark = [
+    pytest.mark.optimized,
+    pytest.mark.filterwarnings(
+        "ignore:`optimistic_adam` is deprecated:DeprecationWarning",
+        "ignore:.seed. is deprecated:DeprecationWarning",  # dpsgd has no other
+    ),
+]
 
 
 def find_optimizers() -> dict[str, Any]:

@@ -138,6 +138,7 @@ def test_identity_inside(x: np.ndarray, radius: float) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.sweep(2)
+@pytest.mark.optimized
 def test_updates_inside_keep_their_bits(dtype: str) -> None:
     rng = np.random.default_rng(0)
     with jax.enable_x64(dtype == "float64"):

@@ -29,7 +29,7 @@ from jprune.compaction.removal.rewrite import Rewrite, Small
 from jprune.jaxprs.records import RECORDS
 from jprune.jaxprs.versions import CALLS
 
-pytestmark = pytest.mark.usefixtures("quick_compilation", "x64")
+pytestmark = pytest.mark.usefixtures("x64")
 
 Array = Any  # of NumPy
 SIZES = {"a": 3, "b": 4, "c": 5, "d": 6, "e": 7, "h": 12}

@@ -17,13 +17,10 @@ import jprune
 from jprune import allocations, criteria
 from jprune.transforms._slots import find_slots
 
-pytestmark = [
-    pytest.mark.usefixtures("quick_compilation"),
-    pytest.mark.filterwarnings(
-        "ignore:`optimistic_adam` is deprecated:DeprecationWarning",
-        "ignore:.seed. is deprecated:DeprecationWarning",
-    ),
-]
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:`optimistic_adam` is deprecated:DeprecationWarning",
+    "ignore:.seed. is deprecated:DeprecationWarning",
+)
 
 
 @jax.jit

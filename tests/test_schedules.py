@@ -12,8 +12,6 @@ import pytest
 import jprune
 from jprune import allocations, criteria
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 PARAMS = {
     "a": jnp.arange(1.0, 16).reshape(3, 5),
     "b": -jnp.arange(1.0, 13).reshape(3, 4),

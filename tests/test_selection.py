@@ -39,7 +39,6 @@ def counted():
     jax.clear_caches()
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float64, None])
 @pytest.mark.parametrize("with_kept", [False, True])
 @pytest.mark.sweep(6)
@@ -86,7 +85,6 @@ def hard_tree(rng, dtype):
     return [jnp.asarray(rng.choice(pool, size=s), dtype) for s in SHAPES]
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @hypothesis.settings(max_examples=40, deadline=None)
 @hypothesis.given(
     st.sampled_from(DTYPES),
@@ -108,7 +106,6 @@ def test_follows_argsort(dtype, values, k):
     )
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_k(dtype):
     leaves = hard_tree(np.random.default_rng(0), dtype)
@@ -118,7 +115,6 @@ def test_every_k(dtype):
         )
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_float64():
     with jax.enable_x64(True):
         values = 1 + np.arange(40).reshape(5, 8) % 13 * 2.0**-50
@@ -129,7 +125,6 @@ def test_float64():
             np.testing.assert_array_equal(joined(found), expected(leaves, k))
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize(
     "kind", ["normal", "heavy", "zeros", "sorted", "equal"]
 )
@@ -149,7 +144,6 @@ def test_large_enough_to_be_sampled(kind):
         )
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_many_leaves_compile():
     rng = np.random.default_rng(2)
     leaves = [
@@ -163,6 +157,7 @@ def test_many_leaves_compile():
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.sweep(2)
+@pytest.mark.optimized
 def test_many_leaves_take_little_memory_and_few_operations(dtype):
     """Operations are what compiling costs: 500 leaves take seconds."""
 
@@ -179,6 +174,7 @@ def test_many_leaves_take_little_memory_and_few_operations(dtype):
     assert memory.temp_size_in_bytes < size / 10 + 4096 * 4  # and a sample
 
 
+@pytest.mark.optimized
 def test_few_operands_in_a_concatenation():
     """Compiling one takes time that goes with the square of its operands."""
     numbers = [jnp.ones(3, np.int32)] * 100
@@ -190,7 +186,6 @@ def test_few_operands_in_a_concatenation():
     assert max(x.count("%") for x in joins) <= 32
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_one_compilation_outside_jit():
     compilations = []
 
@@ -226,7 +221,6 @@ def test_holes_are_passed_over():
     assert found["c"] == optax.MaskedNode()
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_traced_k_is_clipped_and_mapped():
     x = jnp.asarray(hard_tree(np.random.default_rng(3), jnp.float32)[0])
     ks = jnp.arange(-1, 14)
@@ -241,7 +235,6 @@ def test_wrong_k_is_refused(k):
         selection.top_k_mask(jnp.ones((3, 4)), k)
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_kept_units_come_first():
     x = jnp.array([[5.0, 4.0, 3.0, 2.0, 1.0, 0.0]])
     kept = jnp.array([[False, False, False, True, True, True]])
@@ -251,7 +244,6 @@ def test_kept_units_come_first():
         np.testing.assert_array_equal(found[0], np.isin(np.arange(6), order))
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("times", [1, 20])
 @pytest.mark.parametrize("with_kept", [False, True])
 @pytest.mark.sweep(2)
@@ -278,7 +270,6 @@ def test_each_pool_on_its_own(with_kept, times):
             np.testing.assert_array_equal(np.ravel(mask[p]), wanted)
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("divided", [False, True])
 def test_rows_are_counted_first_where_nothing_is_divided(divided):
     """It is the array that counts, and not the devices of the process."""
@@ -304,7 +295,6 @@ def test_scores_are_not_copied_outside_of_jit():
     assert readers[0] in _jax.INLINED
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_ends_with_counts_that_contradict():
     x = jnp.arange(10.0)[None]  # as under `vmap`, where all branches are run
     kept = [jnp.ones_like(x, dtype=bool)]
@@ -313,7 +303,6 @@ def test_ends_with_counts_that_contradict():
     assert found.shape == x.shape
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("with_kept", [False, True])
 def test_leaves_large_enough_to_be_sampled_each(with_kept):
     rng = np.random.default_rng(7)
@@ -341,6 +330,7 @@ def test_leaves_large_enough_to_be_sampled_each(with_kept):
 )
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.sweep(3)
+@pytest.mark.optimized
 def test_little_memory(shape, dtype):
     x = jax.ShapeDtypeStruct(shape, dtype)
     compiled = top_k_mask.lower(x, jnp.int32(1)).compile()
@@ -379,7 +369,6 @@ def test_sharded_as_on_one_device(axis_type, k):
         assert mask.sharding.is_equivalent_to(x.sharding, x.ndim)
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.sweep(2)
 def test_kept_on_other_axes_than_scores(axis_type):
@@ -399,7 +388,6 @@ def test_kept_on_other_axes_than_scores(axis_type):
     jax.tree.map(np.testing.assert_array_equal, found, wanted)
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 def test_each_device_chooses_for_itself_in_shard_map(axis_type):
     """Loops start from constants, and go on with what varies."""
@@ -423,7 +411,6 @@ def test_each_device_chooses_for_itself_in_shard_map(axis_type):
         )
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_pools_and_kept_units_in_shard_map():
     mesh = jax.make_mesh((2,), ("a",), axis_types=(AxisType.Auto,))
     rng = np.random.default_rng(11)
@@ -463,6 +450,7 @@ def test_nothing_is_promoted_silently(strict):
 
 
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.optimized
 def test_only_counts_travel(axis_type):
     mesh, _, placed = mesh_tree(axis_type)
     with jax.set_mesh(mesh):
@@ -470,7 +458,6 @@ def test_only_counts_travel(axis_type):
     assert_only_counts_travel(str(text))
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.sweep(2)
 def test_mapped_over_a_divided_axis(axis_type):
@@ -514,6 +501,7 @@ def test_many_leaves_on_a_mesh(axis_type):
 )
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.sweep(3)
+@pytest.mark.optimized
 def test_many_scores_stay_where_they_are(axis_type, shape, spec):
     """However the axes are divided."""
     mesh = jax.make_mesh((8,), ("a",), axis_types=(axis_type,))
@@ -545,6 +533,7 @@ def assert_only_counts_travel(text, most=64):
 
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.sweep(2)
+@pytest.mark.optimized
 def test_sharded_pools_and_kept_units(axis_type):
     mesh, leaves, placed = mesh_tree(axis_type)
     rng = np.random.default_rng(8)

@@ -14,8 +14,6 @@ from jax.sharding import PartitionSpec as P
 import jprune
 from jprune import allocations, criteria, structures
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 CUBIC = optax.polynomial_schedule(0.0, 0.9, 3, 4, 0)
 KEYS = jax.random.split(jax.random.key(0))
 MODELS = {  # one for each of two devices

@@ -16,8 +16,6 @@ from jprune.calibration.solvers.obs import backward
 from jprune.calibration.solvers.sparsegpt import swept
 from jprune.solvers import Problem
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(autouse=True)
 def float64() -> Iterator[None]:

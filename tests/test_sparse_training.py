@@ -19,8 +19,6 @@ from test_optimizers import OPTIMIZERS
 
 import jprune
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 ROOT = Path(__file__).parent.parent
 PARAMS = jax.random.normal(jax.random.key(0), (8, 8))
 

@@ -16,8 +16,6 @@ from jax.sharding import PartitionSpec as P
 
 import jprune
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 ROOT = Path(__file__).parent.parent
 
 

@@ -11,8 +11,6 @@ import pytest
 import jprune
 from jprune import allocations, criteria, projections, report, structures
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 # Of two precisions; nothing is 0, and no two numbers of a leaf are equal.
 PARAMS = {
     "a": {

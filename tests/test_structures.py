@@ -20,8 +20,6 @@ from jax.sharding import PartitionSpec as P
 import jprune
 from jprune import allocations, criteria, structures
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SHAPES = {"conv": (3, 2, 4, 6), "dense": (8, 5)}
 SIGNED = criteria.magnitude()._replace(score=lambda params, *_: params)
 

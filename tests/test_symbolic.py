@@ -13,7 +13,6 @@ from jax import export
 import jprune
 from jprune import report
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 SHAPES = {  # of the only argument
     "convolutional": "b, 8, 8, 3",
     "residual": "b, t, 5",

@@ -30,8 +30,6 @@ from jprune.projections import (
     spectral_ball,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 DTYPES = ["float16", "bfloat16", "float32", "float64"]
 
 

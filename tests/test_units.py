@@ -12,8 +12,6 @@ from compaction_models import MODELS
 import jprune
 from jprune import allocations
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def fn(params, x):
     h = jax.nn.relu(x @ params["w"] + params["b"])

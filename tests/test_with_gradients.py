@@ -13,8 +13,6 @@ from flax import linen, nnx
 import jprune
 from jprune import allocations, criteria
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 RNG = np.random.default_rng(1)
 PARAMS = {
     "a": {

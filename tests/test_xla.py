@@ -5,8 +5,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jprune._core.xla import apart, made_once, not_hoisted
+
+pytestmark = pytest.mark.optimized
 
 
 def compiled(fn: Any, *shapes: Any) -> Any:
