@@ -1,7 +1,7 @@
 """Every transform meets every demand: a table of transforms x demands."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import chex
@@ -113,15 +113,26 @@ def grads_like(params: Any, count: Any = 0) -> Any:
     )
 
 
-def run(tx: Any, params: Any, steps: int, state: Any = None) -> Any:
-    """Params and state after some jitted steps."""
-    state = tx.init(params) if state is None else state
+@cache
+def after_sgd(name: str) -> Any:
+    """One for all tests: what is compiled of it is shared."""
+    return optax.chain(optax.sgd(0.1), TRANSFORMS[name]())
 
+
+@cache
+def jitted_step(tx: Any) -> Any:
     @jax.jit
     def step(params: Any, state: Any, i: Any) -> Any:
         updates, state = tx.update(grads_like(params, i), state, params)
         return optax.apply_updates(params, updates), state
 
+    return step
+
+
+def run(tx: Any, params: Any, steps: int, state: Any = None) -> Any:
+    """Params and state after some jitted steps."""
+    state = tx.init(params) if state is None else state
+    step = jitted_step(tx)
     for i in range(steps):
         params, state = step(params, state, i)
     return params, state
@@ -170,7 +181,7 @@ def test_jit_agrees_with_eager(name: str) -> None:
 
 @every_transform
 def test_scan_agrees_with_a_loop(name: str) -> None:
-    params, tx = make_params(), optax.chain(optax.sgd(0.1), TRANSFORMS[name]())
+    params, tx = make_params(), after_sgd(name)
 
     def step(carry: Any, i: Any) -> Any:
         params, state = carry
@@ -283,7 +294,9 @@ def test_dtypes(name: str, dtype: str) -> None:
         params = make_params(jnp.dtype(dtype))
         tx = optax.chain(optax.sgd(0.1, momentum=0.9), TRANSFORMS[name]())
         state = tx.init(params)
-        updates, _ = jax.jit(tx.update)(grads_like(params), state, params)
+        updates, _ = jax.eval_shape(
+            tx.update, grads_like(params), state, params
+        )
         chex.assert_trees_all_equal_dtypes(updates, params)
         params, state = run(tx, params, 3)
         tolerance = 40 * float(jnp.finfo(dtype).eps)
@@ -338,9 +351,7 @@ def test_masked_and_partition(name: str) -> None:
     if name.startswith(MASKED):
         check_effect(name, one, state, 0.0)
         check_effect(name, two, other, 0.0)
-        plain, _ = run(
-            optax.chain(optax.sgd(0.1), TRANSFORMS[name]()), params, 4
-        )
+        plain, _ = run(after_sgd(name), params, 4)
         chex.assert_trees_all_close(plain, one, rtol=1e-6)
 
 
@@ -507,8 +518,7 @@ def test_restored_state_continues_bit_for_bit(name: str) -> None:
 @pytest.mark.parametrize("spec", [P("x", None), P(None, "x")])
 @pytest.mark.sweep(4)
 def test_meshes(name: str, kind: AxisType, spec: Any) -> None:
-    params = make_params()
-    tx = optax.chain(optax.sgd(0.1), TRANSFORMS[name]())
+    params, tx = make_params(), after_sgd(name)
     expected, alone = run(tx, params, 4)
     mesh = jax.make_mesh((8,), ("x",), axis_types=(kind,))
     with jax.set_mesh(mesh):
