@@ -1,5 +1,6 @@
 """What all tests share: eight CPU devices, so that meshes are real."""
 
+import gc
 from collections import Counter
 from collections.abc import Iterator
 
@@ -9,6 +10,10 @@ import pytest
 # Twice as many as are used: the CPU client has as many threads as devices, and
 # with none to spare its collectives may wait for each other forever.
 jax.config.update("jax_num_cpu_devices", 16)
+
+# JAX's programs are many objects that stay; by default they are walked so often
+# that it takes a fifteenth of the time.
+gc.set_threshold(50_000)
 
 # What modules compute as they are imported, and doctests.
 jax.config.update("jax_disable_most_optimizations", True)
