@@ -42,6 +42,8 @@ def given(gram: Any, w: Any, rows: int = 20) -> Problem:
 class Choice:
     """The best scores of a matrix stay, or of each group of rows of it."""
 
+    together = None
+
     def __init__(self, lost: int, by_rows: bool = False) -> None:
         self.lost, self.by_rows = lost, by_rows
 
@@ -129,6 +131,53 @@ def test_a_sweep_chooses_by_the_loss_to_come() -> None:
     new, mask = solvers.sparsegpt().solve(one, Choice(9))
     np.testing.assert_array_equal(mask[0], scores >= cut)
     np.testing.assert_allclose(new[0], sweep(gram, w, scores >= cut)[0])
+
+
+@pytest.mark.parametrize("block", [3, 8])
+@pytest.mark.parametrize("window", [1, 3])
+def test_two_of_four_are_chosen_when_they_are_come_to(
+    block: int, window: int
+) -> None:
+    """On weights that those before have changed, each four by itself."""
+    many = 8 * window
+    x, w, _ = problem(rows=90, many=many)
+    x[:, 2] = 0  # never active: goes first
+    # Four inputs at one place of the window follow each other in the sweep.
+    order = np.arange(many).reshape(2, 4, window)
+    order = order.transpose(0, 2, 1).ravel()
+    gram = (x.T @ x)[np.ix_(order, order)]
+    gram += 0.01 * np.mean(np.diag(gram)) * np.eye(many)
+    now, mask = w[order], np.ones(w.shape, bool)
+    inverse = np.linalg.inv(gram)
+    upper = np.linalg.cholesky(inverse).T
+    for i in range(many):
+        if i % 4 == 0:
+            on = np.diag(upper)[i : i + 4].copy()
+            on[order[i : i + 4] == 2] = np.inf
+            scores = (now[i : i + 4] / on[:, None]) ** 2
+            first = np.argsort(scores, axis=0, kind="stable")[:2]
+            np.put_along_axis(mask[i : i + 4], first, False, 0)
+        error = np.where(mask[i], 0, now[i]) / upper[i, i]
+        now[i:] -= np.outer(upper[i, i:], error)
+    back = np.argsort(order)
+
+    def fn(p: Any, x: Any) -> Any:
+        return x @ p.transpose(1, 0, 2).reshape(many, 3)
+
+    result = one_shot(
+        fn,
+        jnp.asarray(w.reshape(8, window, 3).transpose(1, 0, 2)),
+        [x],
+        0.5,
+        solver=solvers.sparsegpt(block=block),
+        structure=jprune.structures.n_m(2, 4, in_axis=1, out_axis=2),
+    )
+
+    def seen(p: Any) -> Any:
+        return np.asarray(p).transpose(1, 0, 2).reshape(many, 3)
+
+    np.testing.assert_array_equal(seen(result.masks), mask[back])
+    np.testing.assert_allclose(seen(result.params), now[back], atol=1e-9)
 
 
 def plain_admm(gram: Any, w: Any, lost: int, steps: int, polish: int) -> Any:

@@ -242,10 +242,10 @@ def main(argv: list[str] | None = None) -> dict[str, list[str]]:
         start = time.perf_counter()
         every = list(cases(name, args))
         dense = np.mean([case.score(case.model.params) for case in every])
-        print(f"\n{name}: dense {dense:.2f}")
+        print(f"\n{name}: dense {dense:.2f}", flush=True)
         for what, methods, sparsities in TABLES[name]:
             lines = table(f"{name}, {what}", every, methods, sparsities)
-            print(f"\n{what} removed", *lines, sep="\n")
+            print(f"\n{what} removed", *lines, sep="\n", flush=True)
             found[f"{name}, {what}"] = lines
         print(f"{time.perf_counter() - start:.0f} s")
     print(f"\njax {jax.__version__}, {jax.devices()[0].platform}")

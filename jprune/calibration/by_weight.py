@@ -71,6 +71,7 @@ class ByWeight(Repair):
         # A group that saw no row stays as it is, as do other groups' masks.
         unseen = ~jnp.asarray(seen)[:, None, None]
         kernel = jnp.where(unseen, problem.kernel, kernel)
+        mask = mask | unseen
         check_solved(self.inputs.call, site.path, self.solver, kernel)
         self.write(met, kernel, mask, walk)
         self.masks[place] = put(steps, self.masks[place], mask)

@@ -11,6 +11,7 @@ import optax
 from jprune._core.trees import is_hole, rebuild
 from jprune._core.typing import Tree
 from jprune._core.views import Steps, look, put
+from jprune.calibration.solvers.base import Together
 from jprune.choosing.families import Method
 from jprune.selection.ranking import select_few
 from jprune.selection.select import select
@@ -87,12 +88,33 @@ class Part:
         self._done = 0 * many  # of a sweep: units of the rows before
         # Weights can be chosen a few rows at a time.
         self.by_rows = leaf.structure.moves and not leaf.structure.few_units
+        self.together = self._together() if leaf.structure.few_units else None
 
     def numbers(self) -> jax.Array:
         """Which unit each weight belongs to, [G, K, N]."""
         marks = self.leaf.marks
         each = jnp.arange(marks.size, dtype=jnp.int32).reshape(marks.shape)
         return look(self.steps, self.leaf.weights(each))
+
+    def _together(self) -> Together | None:
+        """None: rows of a pool are not those of one column, the same in all."""
+        size = self.leaf.marks.shape[-1]
+        pools = np.asarray(self.numbers()) // size
+        order = np.argsort(pools[0, :, 0], kind="stable")
+        if self.leaf.fixed or len(order) % size:
+            return None
+        sorted_ = pools[:, order].reshape(len(pools), -1, size, pools.shape[2])
+        if (sorted_ != sorted_[:, :, :1]).any():
+            return None
+        # Pools in the order in which their first rows come.
+        first = np.argsort(order.reshape(-1, size).min(1))
+        order = order.reshape(-1, size)[first].ravel()
+        return Together(order, size, self._stay())
+
+    def _stay(self) -> np.int32:
+        """How many units each pool keeps, where all keep equally many."""
+        here = self.many > 0
+        return np.int32(np.max(np.where(here, self.many - self.lost, 0)))
 
     def _units_of(self, matrix: jax.Array) -> jax.Array:
         zeros = jnp.zeros(jnp.shape(self.leaf.value), bool)

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jprune._core.calls import show
@@ -27,7 +28,16 @@ Choose = Callable[..., jax.Array]
 """``choose(scores, share=1., rows=None)``: scores [G, K, N] -> bool mask of what stays.
 
 ``share`` is the part of what is to be removed that goes already; ``rows=(a, b)`` says
-that only those rows are chosen from, at their share, the mask being False elsewhere."""
+that only those rows are chosen from, at their share, the mask being False elsewhere.
+``choose.together`` says which rows are pools of their own, see :class:`Together`."""
+
+
+class Together(NamedTuple):
+    """Pools of a few rows of one column, which are chosen from as they are come to."""
+
+    order: np.ndarray  # int [K], rows so that those of a pool follow each other
+    size: int  # how many these are
+    stay: np.int32  # and how many of them stay
 
 
 class Solver(NamedTuple):
