@@ -11,7 +11,7 @@ from jprune._core.typing import Masks, Tree
 from jprune._core.views import look
 from jprune.calibration.problems import problem_of
 from jprune.calibration.pruner import Pruner, Sums, one_layer
-from jprune.calibration.repair import TIED, Inputs, Met, Repair, check_solved
+from jprune.calibration.repair import TIED, Inputs, Met, Repair
 from jprune.calibration.solvers import Problem
 from jprune.calibration.solvers.base import damped, diagonal, inverse
 from jprune.calibration.unit_inputs import Consumer, Group, groups_of, rows_of
@@ -165,7 +165,6 @@ class ByUnit(Repair):
             if first is not None:
                 mask &= look(steps, first)
                 kernel = jnp.where(mask, kernel, 0.0)
-        check_solved(self.inputs.call, site.path, self.solver, kernel)
         self.write(met, kernel, mask, walk)
 
     def _choose(self, group: Group, one: Consumer, sums: Sums) -> None:

@@ -4,13 +4,13 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 
-from jprune._core.trees import is_hole, leaves_with_path
-from jprune._core.typing import Masks
+from jprune._core.typing import Masks, Tree
 from jprune._core.views import put
 from jprune.calibration.chooser import Leaf, Part, leaf_only
 from jprune.calibration.pruner import Pruner
-from jprune.calibration.repair import Inputs, Met, Repair, check_solved
+from jprune.calibration.repair import Inputs, Met, Repair
 from jprune.calibration.solvers import Problem
 from jprune.calibration.solvers.least_squares import fitted
 from jprune.calibration.solvers.sparsegpt import swept
@@ -27,29 +27,32 @@ class ByWeight(Repair):
         self,
         inputs: Inputs,
         method: Method,
-        masks: Masks,
+        chosen: Tree,
+        counts: Any,
+        masks: Masks | None,
         fixed: bool,
         *rest: Any,
     ) -> None:
         super().__init__(inputs, *rest)
-        marks = kept_units(method, masks).units
-        found = [x for _, x in leaves_with_path(masks)]
-        arrays = [
-            mask
-            for mask, (_, x) in zip(
-                found, leaves_with_path(inputs.params), strict=True
-            )
-            if not is_hole(x)
-        ]
+        marks: list[Any] = []
+        if masks is not None:
+            marks = kept_units(method, masks).units
+        counts = None if counts is None else np.asarray(counts, np.int64)
+        few, first = method.structure.few_units, 0
         self.masks: list[Any] = []
         self.parts: dict[int, Leaf] = {}
-        for i, mask in enumerate(arrays):
-            if is_hole(mask):
-                self.masks.append(mask)
+        for i, place in enumerate(inputs.listed(chosen)):
+            if place is None:
+                self.masks.append(optax.MaskedNode())
                 continue
             value = inputs.arrays[i]
             only = leaf_only(inputs.params, i)
-            self.parts[i] = Leaf(method, only, value, marks.pop(0), fixed)
+            mark = marks.pop(0) if marks else None
+            self.parts[i] = Leaf(method, only, value, mark, fixed)
+            if counts is not None:
+                pools = 1 if few else self.parts[i].pools
+                self.parts[i].keep(counts[first : first + pools])
+                first += pools
             self.masks.append(jnp.ones(value.shape, bool))
 
     def prune(self, met: Met, walk: Pruner) -> None:
@@ -68,11 +71,10 @@ class ByWeight(Repair):
             scales = self.grid.scales(jnp.where(mask, kernel, 0.0))
             start = problem._replace(kernel=kernel)
             kernel, _ = swept(start, None, scales, mask=mask)
-        # A group that saw no row stays as it is, as do other groups' masks.
-        unseen = ~jnp.asarray(seen)[:, None, None]
-        kernel = jnp.where(unseen, problem.kernel, kernel)
-        mask = mask | unseen
-        check_solved(self.inputs.call, site.path, self.solver, kernel)
+        if not seen.all():  # a group that saw no row stays as it is
+            unseen = jnp.asarray(~seen)[:, None, None]
+            kernel = jnp.where(unseen, problem.kernel, kernel)
+            mask = mask | unseen
         self.write(met, kernel, mask, walk)
         self.masks[place] = put(steps, self.masks[place], mask)
 
@@ -80,7 +82,7 @@ class ByWeight(Repair):
         self, path: str, problem: Problem, part: Part
     ) -> tuple[Any, Any]:
         """Whole inputs of this product alone: ``channel`` of a contracted axis."""
-        numbers = np.asarray(part.numbers())
+        numbers = part.numbers()
         rows = rows_of(numbers[..., 0])
         whole = (numbers == numbers[..., :1]).all()
         alone = rows is not None and len(rows) in (1, len(part.lost))

@@ -10,6 +10,7 @@ import numpy as np
 from jprune._core.checks import check_fixed, check_member, check_order
 from jprune._core.describe import describe
 from jprune._core.programs import bound, check_call
+from jprune._core.seeds import key_maker
 from jprune._core.tables import table
 from jprune._core.typing import Masks, Tree, Where
 from jprune._core.where import check_where
@@ -22,6 +23,7 @@ from jprune.calibration.repair import Inputs
 from jprune.calibration.solvers import Solver, admm, obs
 from jprune.choosing.choose import find_masks
 from jprune.choosing.families import method_of
+from jprune.choosing.targets import check_reach, counts_of
 from jprune.criteria import Criterion, magnitude
 from jprune.masks import apply_masks
 from jprune.structures import Structure, unstructured
@@ -185,20 +187,27 @@ def one_shot(
         check_call(call, fn, params, args, concrete=False)
         check_alike(call, number, args, read[0])
     chosen = method.choose(where, params)
-    masks = find_masks(
-        params,
-        sparsity,
-        criterion=method.criterion,
-        structure=structure,
-        allocation=allocation,
-        where=where,
-        key=key,
-    )
+    if key is not None:
+        key = key_maker(call, key)()
+    masks = counts = None
+    if fixed or allocation.joint or structure.members is not None:
+        masks = find_masks(
+            params,
+            sparsity,
+            criterion=criterion,
+            structure=structure,
+            allocation=allocation,
+            where=where,
+            key=key,
+        )
+    else:
+        check_reach(method, chosen, sparsity)
+        counts = counts_of(method, chosen, sparsity)
     rows = [weights_of(call, weights, args) for args in read]
     inputs = Inputs(call, fn, params, chosen, read, rows)
     rest = solver, targets, grid
     if structure.members is None:
-        run: Any = ByWeight(inputs, method, masks, fixed, *rest)
+        run: Any = ByWeight(inputs, method, chosen, counts, masks, fixed, *rest)
     else:
         run = ByUnit(inputs, method, masks, chosen, fixed, *rest)
     leaves, masks = run.result()

@@ -203,7 +203,6 @@ class Repair:
         else:
             sums = sums(self.dense_targets or self.needs_dense())
         count = np.asarray(sums.own.count)
-        check_finite_sums(inputs.call, site.path, sums)
         if (count > 0).any():
             self.met.add((leaf, steps))
             if not (count > 0).all():
@@ -241,6 +240,8 @@ class Repair:
         old = look(steps, inputs.arrays[leaf]).astype(new.dtype)
         moves = site.bias is not None and self.solver.repairs
         found = np.asarray(judged(sums, old, new, mask, moves=moves), float)
+        if not np.isfinite(found).all():
+            self._refuse(site.path, sums)
         self.errors[site.path] = self.errors.get(site.path, 0.0) + found
         walk.write(leaf, steps, new)
         if moves:
@@ -249,6 +250,21 @@ class Repair:
             where = one_layer(site.bias_steps, layers)
             bias = look(where, walk.leaves[place]).astype(new.dtype)
             walk.write(place, where, bias + shift_of(sums, old, new))
+
+    def _refuse(self, path: str, sums: Sums) -> None:
+        """What is not finite is said here: of the inputs, or of what was solved."""
+        call, own = self.inputs.call, sums.own
+        if not all(np.isfinite(x).all() for x in jax.device_get(own)):
+            raise ValueError(
+                f"`{call}`: a batch has NaN or inf in what {path!r} is multiplied "
+                "with, or its squares overflow; clean the batches, compute in "
+                "float32, or leave the parameter out by `where=`."
+            )
+        raise ValueError(
+            f"`{call}(solver={self.solver})`: the inputs of {path!r} have a "
+            "singular Gram (fewer rows than inputs, or inputs that repeat each "
+            "other): give more rows, or a larger `damping` or `ridge`."
+        )
 
     def table(self) -> dict[str, tuple[float, float]]:
         """Errors as fractions of the outputs' power."""
@@ -259,34 +275,3 @@ class Repair:
             )
             for path, (before, after, power) in self.errors.items()
         }
-
-
-def is_finite(tree: Any) -> bool:
-    """Whether all numbers are."""
-    return bool(_finite(tree))
-
-
-@jax.jit
-def _finite(tree: Any) -> jax.Array:
-    parts = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]
-    return jnp.all(jnp.stack(parts))
-
-
-def check_finite_sums(call: str, path: str, sums: Sums) -> None:
-    """Refuses NaN and inf in the inputs of a product."""
-    if not is_finite(sums.own):
-        raise ValueError(
-            f"`{call}`: a batch has NaN or inf in what {path!r} is multiplied "
-            "with, or its squares overflow; clean the batches, compute in "
-            "float32, or leave the parameter out by `where=`."
-        )
-
-
-def check_solved(call: str, path: str, solver: Any, kernel: jax.Array) -> None:
-    """Refuses a kernel that is not finite."""
-    if not is_finite(kernel):
-        raise ValueError(
-            f"`{call}(solver={solver})`: the inputs of {path!r} have a singular "
-            "Gram (fewer rows than inputs, or inputs that repeat each other): "
-            "give more rows, or a larger `damping` or `ridge`."
-        )

@@ -28,7 +28,7 @@ Choose = Callable[..., jax.Array]
 """``choose(scores, share=1., rows=None)``: scores [G, K, N] -> bool mask of what stays.
 
 ``share`` is the part of what is to be removed that goes already; ``rows=(a, b)`` says
-that only those rows are chosen from, at their share, the mask being False elsewhere.
+that the scores, and the mask, are of those rows alone, which lose their share.
 ``choose.together`` says which rows are pools of their own, see :class:`Together`."""
 
 

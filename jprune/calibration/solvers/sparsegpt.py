@@ -89,13 +89,21 @@ def swept(
     for start in range(0, many, block):
         rows = start, min(start + block, many)
         if mask is None:
-            one = choose(jnp.square(w / on), rows=rows)[:, slice(*rows)]  # type: ignore[misc]
+            scores = _scores(w, on, start, size=rows[1] - start)
+            one = choose(scores, rows=rows)  # type: ignore[misc]
         else:
             one = mask[:, slice(*rows)]
         masks.append(one)
         scales = None if grid is None else grid[:, slice(*rows)]
         w, _ = _block(w, upper, one, scales, start)
     return w, jnp.concatenate(masks, 1)
+
+
+@partial(jax.jit, static_argnames="size")
+def _scores(w: jax.Array, on: jax.Array, start: Any, *, size: int) -> jax.Array:
+    """Of the rows of a block."""
+    w, on = (lax.dynamic_slice_in_dim(x, start, size, 1) for x in (w, on))
+    return jnp.square(w / on)
 
 
 def _by_pools(
