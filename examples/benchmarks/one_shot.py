@@ -102,7 +102,7 @@ def one_shot(by: str | None = None, **how: Any) -> Method:
     return method
 
 
-def units(pools: str | None, **how: Any) -> Method:
+def units(pools: Any = None, **how: Any) -> Method:
     """Whole units, of all pools or some."""
 
     def method(case: Case, sparsity: float) -> Any:
@@ -134,6 +134,12 @@ def where(case: Case) -> dict[str, str]:
     return {"where": "kernel"} if "layers" in case.model.params else {}
 
 
+def heads(pool: Any) -> bool:
+    """Pools of whole heads: queries have more, of what each is multiplied over."""
+    paths = " ".join(path for path, _ in pool.axes)
+    return "query/kernel" in paths and "value/kernel" in paths
+
+
 WEIGHTS: dict[str, Method] = {
     "magnitude": magnitude,
     "Wanda": wanda,
@@ -142,16 +148,22 @@ WEIGHTS: dict[str, Method] = {
     "ADMM": one_shot(),
     "ADMM, dense targets": one_shot(targets="dense"),
 }
-UNITS: dict[str, Method] = {
-    "magnitude": units(None, solver="magnitude"),
-    "OBS": units(None),
-    "OBS, dense targets": units(None, targets="dense"),
-}
+
+
+def of_units(pools: Any = None) -> dict[str, Method]:
+    """The rows of a table of units."""
+    return {
+        "magnitude": units(pools, solver="magnitude"),
+        "OBS": units(pools),
+        "OBS, dense targets": units(pools, targets="dense"),
+    }
+
+
 TABLES = {
     "mlp": [
         ("weights", WEIGHTS, (0.5, 0.8, 0.9, 0.95)),
         ("2:4", {"ADMM": one_shot(structure=structures.n_m(2, 4))}, (0.5,)),
-        ("units", UNITS, (0.5, 0.75, 0.9)),
+        ("units", of_units(), (0.5, 0.75, 0.9)),
     ],
     "cnn": [
         (
@@ -159,12 +171,12 @@ TABLES = {
             {name: WEIGHTS[name] for name in WEIGHTS if name != "Wanda"},
             (0.7, 0.8, 0.9),
         ),
-        ("units", UNITS, (0.5, 0.75)),
+        ("units", of_units(), (0.5, 0.75)),
     ],
     "encoder": [
         ("weights", WEIGHTS, (0.5, 0.7)),
-        ("hidden units", {"OBS": units("up/kernel")}, (0.25, 0.5, 0.75)),
-        ("heads", {"OBS": units("query/kernel")}, (0.25, 0.5, 0.75)),
+        ("hidden units", of_units("up/kernel"), (0.25, 0.5, 0.75)),
+        ("heads", of_units(heads), (0.25, 0.5, 0.75)),
     ],
 }
 
@@ -233,6 +245,7 @@ def main(argv: list[str] | None = None) -> dict[str, list[str]]:
     parser.add_argument("--rows", type=int, default=1024)
     parser.add_argument("--sentences", type=int, default=256)
     parser.add_argument("--only", nargs="*", default=[*TABLES])
+    parser.add_argument("--removed", nargs="*", help="weights, 2:4, units, ...")
     args = parser.parse_args(argv)
     found = {}
     for name in args.only:
@@ -244,6 +257,8 @@ def main(argv: list[str] | None = None) -> dict[str, list[str]]:
         dense = np.mean([case.score(case.model.params) for case in every])
         print(f"\n{name}: dense {dense:.2f}", flush=True)
         for what, methods, sparsities in TABLES[name]:
+            if args.removed and what not in args.removed:
+                continue
             lines = table(f"{name}, {what}", every, methods, sparsities)
             print(f"\n{what} removed", *lines, sep="\n", flush=True)
             found[f"{name}, {what}"] = lines

@@ -74,7 +74,8 @@ class Leaf:
         if self._numbers is None:
             each = np.arange(math.prod(self.shape), dtype=np.int32)
             self._numbers = self.weights(jnp.asarray(each.reshape(self.shape)))
-        return np.asarray(look(steps, self._numbers))
+        found: np.ndarray = np.asarray(look(steps, self._numbers))
+        return found
 
     def going(self, many: np.ndarray, marked: np.ndarray | None) -> np.ndarray:
         """Of so many units of each pool, how many go from the product that is next.
@@ -82,11 +83,13 @@ class Leaf:
         In one ranking each product loses what is not ``marked`` there.
         """
         if marked is not None:
-            return many - marked
+            result: np.ndarray = many - marked
+            return result
         ends = [self._before, self._before + many]
         first, last = (_share(self._lost, x, self.size) for x in ends)
         self._before = ends[1]
-        return last - first
+        result = last - first
+        return result
 
     def part(self, steps: Steps, seen: np.ndarray) -> "Part":
         """What one product multiplies; groups that saw no row stay whole."""
@@ -209,7 +212,7 @@ class Weights(Part):
         stay = table.many - np.rint(share * lost).astype(np.int64)
         result: jax.Array = _ranked(
             scores,
-            table.index,
+            table.places,
             stay[table.pools].astype(np.int32),
             shape=table.shape,
             few=self.leaf.structure.few_units,
@@ -220,7 +223,7 @@ class Weights(Part):
 class _Table(NamedTuple):
     """Where the units of each pool are, in their order."""
 
-    index: np.ndarray | None  # [P, n] of flat places; None: in this order
+    places: np.ndarray | None  # [P, n], of flat weights; None: in their order
     shape: tuple[int, int]
     pools: np.ndarray  # [P], those that have units here
     many: np.ndarray  # of each pool, how many
@@ -237,14 +240,11 @@ def _table(leaf: Leaf, numbers: np.ndarray, seen: np.ndarray) -> _Table:
     many = np.bincount(found // leaf.size, minlength=leaf.pools)
     pools = np.flatnonzero(many)
     shape = len(pools), int(many.max(initial=0))
-    if len(set(many[pools])) > 1:  # fewer in some: filled up
-        index = np.full(shape, flat.size, np.int32)
-        inside = np.arange(shape[1]) < many[pools, None]
-        index[inside] = places
-        places = index
-    elif np.array_equal(places, np.arange(flat.size)):
+    if np.array_equal(places, np.arange(flat.size)) and len({*many[pools]}) < 2:
         return _Table(None, shape, pools, many)
-    return _Table(places.reshape(shape), shape, pools, many)
+    filled = np.full(shape, flat.size, np.int32)  # where a pool has fewer: none
+    filled[np.arange(shape[1]) < many[pools, None]] = places
+    return _Table(filled, shape, pools, many)
 
 
 @partial(jax.jit, static_argnames=("shape", "few"))
