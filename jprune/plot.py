@@ -1,9 +1,10 @@
-"""Plots of masks, for matplotlib, which is imported when one is drawn.
+"""Plots of masks and errors, for matplotlib, which is imported when one is drawn.
 
 They draw on the figure or axes they are given, or on new ones of pyplot, and
 return them: a ``Figure`` of many images, or the ``Axes`` of one chart.
 """
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["accuracy", "masks", "sparsity"]
+__all__ = ["accuracy", "errors", "masks", "sparsity"]
 
 
 def _pyplot(call: str) -> Any:
@@ -184,4 +185,47 @@ def accuracy(
             x, y.min(0), y.max(0), color=line.get_color(), alpha=0.15, lw=0
         )
     ax.set(xlabel="sparsity, %", ylabel="accuracy, %")
+    return ax
+
+
+def errors(
+    errors: Mapping[str, tuple[float, float]], *, ax: "Axes | None" = None
+) -> "Axes":
+    """Draws how far the outputs of each parameter are off, masked and repaired.
+
+    Args:
+      errors: ``{path: (before, after)}``, as :func:`jprune.one_shot` returns.
+      ax: Where to draw; default: those of a new figure.
+
+    Returns:
+      The ``matplotlib.axes.Axes``, its error axis logarithmic.
+
+    Raises:
+      ImportError: matplotlib is missing.
+      ValueError: There is no error, or one is no pair of numbers of at least 0.
+
+    >>> import jprune
+    >>> axes = jprune.plot.errors({"w": (.4, .01), "v": (.2, .05)})
+    >>> [text.get_text() for text in axes.get_yticklabels()]
+    ['w', 'v']
+    """
+    names, pairs = list(errors), np.array(list(errors.values()), float)
+    if pairs.shape != (len(names), 2) or not names or not (pairs >= 0).all():
+        raise ValueError(
+            "`jprune.plot.errors(errors)` needs a pair of numbers of at least 0 "
+            f"for each parameter, got {dict(errors)}."
+        )
+    if ax is None:
+        ax = _pyplot("errors").subplots()[1]
+    places = np.arange(len(names))
+    for shift, values, label in zip(
+        (-0.2, 0.2), pairs.T, ("masked", "repaired"), strict=True
+    ):
+        ax.barh(places + shift, values, 0.4, label=label)
+    # Errors of 0 have no place on a logarithmic axis: the bar is empty.
+    ax.set_xscale("log" if (pairs > 0).any() else "linear")
+    ax.set_yticks(places, names)
+    ax.set(xlabel="error of outputs, as a fraction of their power")
+    ax.invert_yaxis()
+    ax.legend()
     return ax

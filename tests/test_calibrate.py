@@ -333,6 +333,25 @@ def test_weights_inside_a_scan() -> None:
     same(got, calibrate(stacked, params, [X[keep > 0]]))
 
 
+def test_weights_inside_scans_of_scans() -> None:
+    def fn(p: Any, x: Any) -> Any:
+        return lax.scan(lambda x, w: (stacked(w, x), None), x, p)[0]
+
+    params = tree(w=(2, 3, 4, 4), b=(2, 3, 4))
+    keep = np.arange(10) % 2
+    got = calibrate(fn, params, [X], weights=lambda x: keep)
+    same(got, calibrate(fn, params, [X[keep > 0]]))
+    assert only(got, "w")[1].gram.shape == (2, 3, 1, 4, 4)
+
+
+def test_weights_where_batches_go_different_ways() -> None:
+    params, up = tree(a=(4, 2), b=(4, 2)), np.abs(X)
+    keep = np.arange(10) % 3 != 1  # not the first, by which it is decided
+    batches = [up, -up, 2 * up]
+    got = calibrate(branches, params, batches, weights=lambda x: keep)
+    same(got, calibrate(branches, params, [x[keep] for x in batches]))
+
+
 def test_weights_along_time() -> None:
     """[batch] where the batch stands inside of the time that a scan takes."""
     params, xs = tree(into=(4, 3), again=(3, 3)), numbers(2, 5, 4)
@@ -553,7 +572,7 @@ NOT_READ = {"indexed"}  # layers found by a counter
 def test_what_trace_products_finds_is_read(name: str) -> None:
     fn, params, x, _ = ALL[name]
     if name in NOT_READ:
-        with pytest.raises(ValueError, match="no selected parameter"):
+        with pytest.raises(ValueError, match=r"no selected.*by a counter"):
             calibrate(fn, params, [x])
         return
     stats = calibrate(fn, params, [x])
@@ -573,3 +592,43 @@ def test_experts_have_rows_of_their_own() -> None:
         np.testing.assert_allclose(one.gram[k], mine.T @ mine, rtol=1e-5)
         np.testing.assert_allclose(one.sum[k], mine.sum(0), rtol=1e-5)
     np.testing.assert_array_equal(one.count, [5, 0, 4])
+
+
+def test_layers_found_by_a_counter_are_said_beside_others() -> None:
+    def fn(p: Any, x: Any) -> Any:
+        x = lax.fori_loop(0, 3, lambda i, x: jnp.tanh(x @ p["w"][i]), x)
+        return x @ p["v"]
+
+    stats = calibrate(fn, tree(w=(3, 4, 4), v=(4, 2)), [X])
+    assert stats.paths() == ["v"]
+    ((path, why),) = stats.missed
+    assert path == "w"
+    assert "by a counter" in why
+
+
+def test_long_iterables_show_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    import tqdm
+
+    shown: list[Any] = []
+
+    def bar(batches: Any, **how: Any) -> Any:
+        shown.append((how["desc"], how["delay"], how["disable"]))
+        return batches
+
+    params = tree(**DENSE)
+    monkeypatch.setattr(tqdm, "tqdm", bar)
+    with_bar = calibrate(dense, params, iter([X[:7], X[7:]]))
+    assert shown == [("calibrate", 2.0, None)]  # None: where a terminal is
+    monkeypatch.setitem(__import__("sys").modules, "tqdm", None)
+    same(with_bar, calibrate(dense, params, iter([X[:7], X[7:]])))
+
+
+def test_statistics_print_as_a_table() -> None:
+    x = np.where(np.arange(4) == 1, 0, X)
+    lines = str(calibrate(dense, tree(**DENSE), [x])).split("\n")
+    assert [line.split() for line in lines] == [
+        ["parameter", "inputs", "rows", "never", "active"],
+        ["-" * len(lines[0])],
+        ["w", "1", "x", "4", "10", "1"],
+        ["v", "1", "x", "6", "10", "0"],
+    ]

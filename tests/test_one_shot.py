@@ -1,5 +1,6 @@
 """`one_shot` and `refit`: counts, errors and what is repaired, in float64."""
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -426,6 +427,118 @@ def test_a_branch_that_is_not_taken_stays() -> None:
     both = one_shot(branches, params, [np.abs(X), -np.abs(X)], 0.5)
     assert both.missed == {}
     assert lost(both.masks) == {"a": 16, "b": 16}
+
+
+def test_weights_where_batches_go_different_ways() -> None:
+    params, up = tree(a=(8, 4), b=(8, 4)), np.abs(X)
+    keep = np.arange(60) % 3 != 1
+    batches = [up, -up, 2 * up]
+    how: dict[str, Any] = {"solver": solvers.sparsegpt()}
+    got = one_shot(
+        branches, params, batches, 0.5, weights=lambda x: keep, **how
+    )
+    some = one_shot(branches, params, [x[keep] for x in batches], 0.5, **how)
+    jax.tree.map(np.testing.assert_array_equal, got.masks, some.masks)
+    same(got.params, some.params)
+
+
+class Compilations(logging.Handler):
+    """What JAX says that it compiles."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage().startswith("Compiling "):
+            self.names.append(record.getMessage().split(" ")[1])
+
+
+@pytest.fixture
+def compiled() -> Iterator[list[str]]:
+    handler, logger = Compilations(), logging.getLogger("jax")
+    logger.addHandler(handler)
+    with jax.log_compiles(True):
+        yield handler.names
+    logger.removeHandler(handler)
+
+
+@pytest.mark.parametrize("solver", ["sparsegpt", "admm"])
+def test_nothing_compiles_again_for_a_sparsity(
+    solver: str, compiled: list[str]
+) -> None:
+    params, x = tree(w=(10, 6), v=(6, 3)), numbers(30, 10)
+    fn = lambda p, x: jnp.tanh(x @ p["w"]) @ p["v"]
+    one_shot(fn, params, [x], 0.5, solver=SOLVERS[solver])
+    assert "jit(fitted)" in compiled or "jit(_block)" in compiled
+    compiled.clear()
+    one_shot(fn, params, [x], 0.7, solver=SOLVERS[solver])
+    assert compiled == []
+
+
+@pytest.mark.parametrize("solver", ["sparsegpt", "admm"])
+def test_nothing_compiles_for_layers_of_one_shape(
+    solver: str, compiled: list[str]
+) -> None:
+    """Layers in turn, and of a scan: six cost what two do."""
+
+    def names(fn: Any, params: Any) -> set[str]:
+        compiled.clear()
+        one_shot(fn, params, [numbers(30, size)], 0.5, solver=SOLVERS[solver])
+        return set(compiled)
+
+    size = 9 if solver == "admm" else 11  # not what another has compiled
+    layers = [jnp.asarray(numbers(size, size))]
+    solves = names(deep, layers * 2) & {
+        *("jit(fitted)", "jit(_block)", "jit(_ranked)", "jit(problem_of)"),
+        *("jit(judged)", "jit(_start)", "jit(_factor)", "jit(_moments)"),
+    }
+    assert len(solves) > 3
+    # What is of all layers, counts say, is of another shape.
+    assert not solves & names(deep, layers * 6)
+    names(stacked, tree(w=(2, size, size), b=(2, size), v=(size, size)))
+    again = names(stacked, tree(w=(6, size, size), b=(6, size), v=(size, size)))
+    assert not solves & again
+
+
+def test_a_bar_counts_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    import tqdm
+
+    made: list[Any] = []
+
+    class Bar:
+        def __init__(self, batches: Any, **how: Any) -> None:
+            self.batches, self.total, self.done = batches, how["total"], 0
+            made.append(self)
+
+        def __iter__(self) -> Any:
+            return iter(self.batches)
+
+        def update(self) -> None:
+            self.done += 1
+
+        def close(self) -> None:
+            self.closed = True
+
+    monkeypatch.setattr(tqdm, "tqdm", Bar)
+    mask = {"solver": solvers.mask_only()}
+    one_shot(stacked, tree(**STACKED), [X], 0.5, **mask)  # type: ignore[arg-type]
+    (batches, products) = made
+    assert batches.batches == [X]
+    assert products.total == products.done == 4  # three layers and the last
+    assert products.closed
+
+
+def test_errors_print_as_a_table() -> None:
+    errors = jprune.calibration.Errors(
+        {"a/long/name": (0.5, 0.25), "b": (1, 0)}
+    )
+    assert str(errors).split("\n") == [
+        "parameter    masked  repaired",
+        "-----------------------------",
+        "a/long/name  0.5000    0.2500",
+        "b            1.0000    0.0000",
+    ]
 
 
 def experts(p: Any, x: Any) -> Any:

@@ -73,6 +73,20 @@ def test_accuracy_of_one_run_and_of_many() -> None:
     np.testing.assert_allclose(band.get_paths()[0].get_extents().y0, 40)
 
 
+def test_errors_have_two_bars_for_each_parameter() -> None:
+    _, given = pyplot.subplots()
+    axes = jprune.plot.errors({"w": (0.4, 0.01), "v": (0.2, 0.0)}, ax=given)
+    assert axes is given
+    widths = [bar.get_width() for bar in axes.patches]  # type: ignore[attr-defined]
+    assert widths == [0.4, 0.2, 0.01, 0.0]
+    assert axes.get_xscale() == "log"
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]  # type: ignore[union-attr]
+    assert labels == ["masked", "repaired"]
+    for bad in ({}, {"w": (0.1,)}, {"w": (-1.0, 0.0)}):
+        with pytest.raises(ValueError, match=r"plot.errors\(errors\).*pair"):
+            jprune.plot.errors(bad)  # type: ignore[arg-type]
+
+
 def test_charts_do_not_land_on_one_another() -> None:
     first = jprune.plot.accuracy([0.0], [1.0])
     assert jprune.plot.sparsity(MASKS).figure is not first.figure

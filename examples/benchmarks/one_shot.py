@@ -135,7 +135,7 @@ def where(case: Case) -> dict[str, str]:
 
 
 def heads(pool: Any) -> bool:
-    """Pools of whole heads: queries have more, of what each is multiplied over."""
+    """Pools of whole heads; other pools of queries are parts of each."""
     paths = " ".join(path for path, _ in pool.axes)
     return "query/kernel" in paths and "value/kernel" in paths
 

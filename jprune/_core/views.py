@@ -55,6 +55,9 @@ def _look(step: Step, x: Any) -> jax.Array:
         return jnp.reshape(x, rest[0])
     if kind == "slice":
         return lax.slice(x, *rest)
+    if kind == "index" and isinstance(x, np.ndarray):
+        layer: Any = x[rest[0]]  # of what lies on the host only this is moved
+        return layer  # type: ignore[no-any-return]
     if kind == "index":  # not a constant: one program serves all layers
         result: jax.Array = lax.dynamic_index_in_dim(
             x, np.int32(rest[0]), keepdims=False

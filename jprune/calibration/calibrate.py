@@ -37,7 +37,9 @@ def calibrate(
     :math:`M`; of a convolution the rows are the windows, padding included. Products
     that share an input share its sums. A scan has sums for each layer; weights that a
     loop uses at every turn have those of all turns, and experts and groups have their
-    own. A branch that is not taken adds zeros; what is inside a ``while`` is not seen.
+    own. A branch that is not taken adds zeros. What is inside a ``while`` is not seen,
+    nor are layers that a loop cuts out by its counter (``w[i]`` in a ``fori_loop``):
+    ``stats.missed`` says so, and a scan over the stack is read.
 
     Args:
       fn: Any function of parameters and arrays.
@@ -109,6 +111,13 @@ def calibrate(
     return Stats(total, tuple(plan.sites), plan.missed)
 
 
+NOT_AS_IT_IS = "is not multiplied as it is with what comes from the arguments"
+IN_A_LOOP = (
+    "is multiplied inside of a loop that finds it by a counter; a `lax.scan` "
+    "over the stack is read, and so are unrolled layers"
+)
+
+
 class Plan:
     """Which products are looked at, and a function that sums up one batch."""
 
@@ -147,24 +156,26 @@ class Plan:
         self.sites = sites_from(reader)
         self.repeated = [one.repeated for one in reader.found]
         seen = {site.path for site in self.sites}
-        if not seen:
-            raise ValueError(
-                f"`{self.call}`: no selected parameter is multiplied with what "
-                "comes from the arguments; `jprune.trace_products(fn, params, "
-                "*args)` shows what is, and why others are not."
-            )
         if any(
             pick and leaf.path not in seen
             for pick, leaf in zip(self.chosen, self.leaves, strict=True)
         ):
-            found = trace_products(self.fn, params, *args).missed
-            why = (
-                "is not multiplied as it is with what comes from the arguments"
-            )
+            products = trace_products(self.fn, params, *args)
+            why = dict.fromkeys((x.path for x in self.leaves), NOT_AS_IT_IS)
+            why |= {use.path: IN_A_LOOP for use in products.uses}
+            why |= products.missed
             self.missed = tuple(
-                (leaf.path, found.get(leaf.path, why))
+                (leaf.path, why[leaf.path])
                 for pick, leaf in zip(self.chosen, self.leaves, strict=True)
                 if pick and len(leaf.shape) > 1 and leaf.path not in seen
+            )
+        if not seen:
+            reasons = "".join(f" {path!r} {why}." for path, why in self.missed)
+            raise ValueError(
+                f"`{self.call}`: no selected parameter is multiplied with what "
+                "comes from the arguments where that is read; "
+                "`jprune.trace_products(fn, params, *args)` shows what is, and "
+                f"why others are not.{reasons}"
             )
         return tuple(reader.sums)
 
@@ -191,12 +202,19 @@ def read_batches(call: str, batches: Iterable[Any]) -> Iterator[Any]:
             f"tuple of fn's arguments; got {describe(batches)}. For one batch "
             "write `[(x,)]`."
         )
+    shown = bar(call, batches)
+    yield from batches if shown is None else shown
+
+
+def bar(what: str, batches: Any = None, total: int | None = None) -> Any:
+    """A bar of tqdm where there is a terminal and it takes long; None without tqdm."""
     try:
         from tqdm import tqdm
     except ImportError:
-        yield from batches
-        return
-    yield from tqdm(batches, desc=call, delay=2.0, disable=None, leave=False)
+        return None
+    return tqdm(
+        batches, desc=what, total=total, delay=2.0, disable=None, leave=False
+    )
 
 
 def arguments(batch: Any) -> tuple[Any, ...]:

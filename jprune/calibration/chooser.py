@@ -73,7 +73,8 @@ class Leaf:
         """Which unit each weight of a product belongs to, [G, K, N]."""
         if self._numbers is None:
             each = np.arange(math.prod(self.shape), dtype=np.int32)
-            self._numbers = self.weights(jnp.asarray(each.reshape(self.shape)))
+            whole = self.weights(jnp.asarray(each.reshape(self.shape)))
+            self._numbers = np.asarray(whole)  # on the host: there are many
         found: np.ndarray = np.asarray(look(steps, self._numbers))
         return found
 

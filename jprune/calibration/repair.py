@@ -1,6 +1,8 @@
 """Products that are met on a walk, and what is written back."""
 
+import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +13,7 @@ from jprune._core.stats import Moments, Site
 from jprune._core.trees import is_hole, leaves_with_path, rebuild
 from jprune._core.typing import Masks, Tree
 from jprune._core.views import Steps, look, overlap
-from jprune.calibration.calibrate import Plan, check_finite, inputs_of
+from jprune.calibration.calibrate import Plan, bar, check_finite, inputs_of
 from jprune.calibration.problems import (
     judged,
     problem_of,
@@ -83,6 +85,15 @@ class Inputs:
                 for steps in several:
                     del self.by_steps[leaf, steps]
 
+    def many(self) -> int:
+        """How many products there are, those of each layer counted."""
+        return sum(
+            math.prod(jax.eval_shape(partial(look, steps), x).shape[:-3])
+            for x, steps in (
+                (self.arrays[leaf], steps) for leaf, steps in self.by_steps
+            )
+        )
+
     def tree(self, arrays: Sequence[Any]) -> Tree:
         """A tree like the parameters from one entry for each of them."""
         left = list(arrays)
@@ -147,6 +158,7 @@ class Repair:
         self.errors: dict[str, np.ndarray] = {}
         self.met: set[Any] = set()
         self.together = self._several()
+        self.bar: Any = None
 
     def _several(self) -> dict[tuple[int, Steps], Moments]:
         """Sums over all inputs of what is multiplied more than once."""
@@ -174,12 +186,15 @@ class Repair:
         )
         walk.leaves = list(leaves)
         program = jax.make_jaxpr(inputs.fn)(inputs.params, *inputs.batches[0])
+        self.bar = bar(inputs.call, total=inputs.many())
         walk.program(
             program,
             inputs_of(
                 inputs.arrays, list(inputs.batches), list(inputs.weights)
             ),
         )
+        if self.bar is not None:
+            self.bar.close()
         for leaf, steps in inputs.by_steps:
             if (leaf, steps) not in {(i, general(s)) for i, s in self.met}:
                 inputs.missed.setdefault(inputs.names[leaf], UNSEEN)
@@ -211,6 +226,8 @@ class Repair:
                     f"{gone} of {len(count)} groups {UNSEEN}"
                 )
             self.prune(Met(site, layers, steps, sums, count > 0), walk)
+        if self.bar is not None:
+            self.bar.update()
 
     def needs_dense(self) -> bool:
         """Whether outputs are aimed at the dense model's, whatever ``targets`` says."""
