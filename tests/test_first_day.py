@@ -94,6 +94,18 @@ def test_one_shot(run: Run) -> None:
 
 
 @pytest.mark.slow
+def test_quantize(run: Run) -> None:
+    pytest.importorskip("qwix")
+    names, _ = run("quantize", "--steps=300")
+    rows = names["rows"]
+    _, _, zeros = rows["80 % pruned"]
+    assert zeros == round(0.8 * 64 * 128) + round(0.8 * 128 * 64) + 512
+    for full, small, found in rows.values():
+        assert abs(full - small) < 1.5
+        assert found < zeros / 10 or found >= zeros
+
+
+@pytest.mark.slow
 def test_checkpoint(run: Run) -> None:
     flags = ("--steps=12", "--every=4", "--kill=10")
     names, printed = run("checkpoint", *flags)
