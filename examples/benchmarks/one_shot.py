@@ -8,9 +8,9 @@ MNIST, one for each seed, and a pretrained encoder of sentences. Each is pruned
 with 1,024 training images (256 sentences), without labels, and judged on the
 test images (256 other sentences). Nothing is trained afterwards. Cells are
 means over the seeds of what is lost beside each seed's own dense model, in
-points of accuracy, with the standard error; of the encoder, of which there is
-one, the mean cosine to what the dense encoder says of the same sentence. In
-each column all prune the same share of each layer (`uniform()`).
+points of accuracy, with the standard error; of the encoder, of which there is one, the mean cosine to what the dense encoder says of the same sentence. In
+each column all prune the same share of each layer (`uniform()`), but for the row
+"... and Erdos-Renyi": as many weights of all layers, small ones denser.
 """
 
 import argparse
@@ -147,6 +147,9 @@ WEIGHTS: dict[str, Method] = {
     "magnitude + refit": refit,
     "ADMM": one_shot(),
     "ADMM, dense targets": one_shot(targets="dense"),
+    "... and Erdos-Renyi": one_shot(
+        targets="dense", allocation=allocations.erdos_renyi()
+    ),
 }
 
 
@@ -245,6 +248,7 @@ def main(argv: list[str] | None = None) -> dict[str, list[str]]:
     parser.add_argument("--rows", type=int, default=1024)
     parser.add_argument("--sentences", type=int, default=256)
     parser.add_argument("--only", nargs="*", default=[*TABLES])
+    parser.add_argument("--methods", nargs="*", help="rows of the tables")
     parser.add_argument("--removed", nargs="*", help="weights, 2:4, units, ...")
     args = parser.parse_args(argv)
     found = {}
@@ -259,7 +263,12 @@ def main(argv: list[str] | None = None) -> dict[str, list[str]]:
         for what, methods, sparsities in TABLES[name]:
             if args.removed and what not in args.removed:
                 continue
-            lines = table(f"{name}, {what}", every, methods, sparsities)
+            rows = {
+                row: methods[row]
+                for row in methods
+                if not args.methods or row in args.methods
+            }
+            lines = table(f"{name}, {what}", every, rows, sparsities)
             print(f"\n{what} removed", *lines, sep="\n", flush=True)
             found[f"{name}, {what}"] = lines
         print(f"{time.perf_counter() - start:.0f} s")
