@@ -8,9 +8,10 @@ MNIST, one for each seed, and a pretrained encoder of sentences. Each is pruned
 with 1,024 training images (256 sentences), without labels, and judged on the
 test images (256 other sentences). Nothing is trained afterwards. Cells are
 means over the seeds of what is lost beside each seed's own dense model, in
-points of accuracy, with the standard error; of the encoder, of which there is one, the mean cosine to what the dense encoder says of the same sentence. In
-each column all prune the same share of each layer (`uniform()`), but for the row
-"... and Erdos-Renyi": as many weights of all layers, small ones denser.
+points of accuracy, with the standard error; of the encoder, of which there is
+one, the mean cosine to what the dense encoder says of the same sentence. In
+each column all prune the same share of each layer (`uniform()`), but for the
+row "... and Erdos-Renyi": as many weights of all layers, small ones denser.
 """
 
 import argparse
