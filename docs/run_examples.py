@@ -43,6 +43,8 @@ LONG = {
     "benchmarks/shrinking": [],
     "one_ranking": [*ONE_RANKING, "--allocation=global_ranking"],
     "one_ranking_l2": [*ONE_RANKING, "--allocation=global_ranking_l2"],
+    "benchmarks/calibration": [],
+    "one_shot_tables": ["--cache=models"],
     "benchmarks/selection": [
         *("--sizes", "1e6", "1e7"),
         f"--plot={IMAGES}/selection.png",
@@ -51,6 +53,7 @@ LONG = {
 SCRIPTS = {  # of another name
     "accuracy_networks": "benchmarks/accuracy",
     "digits_validation": "digits_sparse_training",
+    "one_shot_tables": "benchmarks/one_shot",
     "one_ranking": "benchmarks/shrinking",
     "one_ranking_l2": "benchmarks/shrinking",
 }
