@@ -48,21 +48,21 @@ def shift_of(sums: Sums, old: jax.Array, new: jax.Array) -> jax.Array:
 @partial(jax.jit, static_argnames="moves")
 def judged(
     sums: Sums, old: jax.Array, new: jax.Array, mask: jax.Array, *, moves: bool
-) -> jax.Array:
+) -> tuple[jax.Array, jax.Array]:
     """Sums of squares, [3]: by which outputs differ, masked and repaired; of theirs.
 
-    Where ``moves`` a bias takes up the mean of the repaired.
+    Where ``moves`` a bias takes up the mean of the repaired: and how it has to.
     """
     own = sums.own
     old = old.astype(own.gram.dtype)
     masked = jnp.where(mask, old, 0.0)
     errors = [_error(sums, old, x) for x in (masked, new)]
+    shift = shift_of(sums, old, new)
     if moves:
-        moved = shift_of(sums, old, new) ** 2 * own.count[:, None]
-        errors[1] -= jnp.sum(moved)
+        errors[1] -= jnp.sum(shift**2 * own.count[:, None])
     aim = own if sums.dense is None else sums.dense
     power = jnp.sum(old * dot(aim.gram, old))
-    return jnp.maximum(jnp.stack([*errors, power]), 0)
+    return jnp.maximum(jnp.stack([*errors, power]), 0), shift
 
 
 def _error(sums: Sums, old: jax.Array, new: jax.Array) -> jax.Array:

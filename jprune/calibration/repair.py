@@ -14,11 +14,7 @@ from jprune._core.trees import is_hole, leaves_with_path, rebuild
 from jprune._core.typing import Masks, Tree
 from jprune._core.views import Steps, look, overlap
 from jprune.calibration.calibrate import Plan, bar, check_finite, inputs_of
-from jprune.calibration.problems import (
-    judged,
-    problem_of,
-    shift_of,
-)
+from jprune.calibration.problems import judged, problem_of
 from jprune.calibration.pruner import (
     Pruner,
     Sums,
@@ -256,7 +252,8 @@ class Repair:
         leaf = inputs.places[site.path]
         old = look(steps, inputs.arrays[leaf]).astype(new.dtype)
         moves = site.bias is not None and self.solver.repairs
-        found = np.asarray(judged(sums, old, new, mask, moves=moves), float)
+        squares, shift = judged(sums, old, new, mask, moves=moves)
+        found = np.asarray(squares, float)
         if not np.isfinite(found).all():
             self._refuse(site.path, sums)
         self.errors[site.path] = self.errors.get(site.path, 0.0) + found
@@ -266,7 +263,7 @@ class Repair:
             place = inputs.places[site.bias]
             where = one_layer(site.bias_steps, layers)
             bias = look(where, walk.leaves[place]).astype(new.dtype)
-            walk.write(place, where, bias + shift_of(sums, old, new))
+            walk.write(place, where, bias + shift)
 
     def _refuse(self, path: str, sums: Sums) -> None:
         """What is not finite is said here: of the inputs, or of what was solved."""

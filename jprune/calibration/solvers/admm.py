@@ -68,21 +68,20 @@ def admm(steps: int = 16, polish: int = 8, rho: float = 1.0) -> Solver:
     rho = check_positive("`admm(rho=...)`", rho)
 
     def solve(problem: Problem, choose: Choose) -> Any:
-        w, scale, inv, right = _start(problem, rho)
+        fixed, w, scores = _start(problem, rho)
         u = jnp.zeros_like(w)
         for t in range(steps):
-            share = 1 - (1 - (t + 1) / steps) ** 3
-            mask = choose(jnp.abs(w + u), share)
-            u, w = _step(inv, right, w, u, mask, rho)
-        near = _polished(inv, right, w, u, mask, rho, polish) / scale
+            mask = choose(scores, 1 - (1 - (t + 1) / steps) ** 3)
+            many = 1 if t < steps - 1 else 1 + polish
+            u, w, scores, near = _steps(fixed, w, u, mask, rho, many)
         return fitted(problem, mask, RIDGE, start=near), mask
 
     return Solver(solve)
 
 
 @jax.jit
-def _start(problem: Problem, rho: Any) -> tuple[jax.Array, ...]:
-    """Inputs of power 1, and the inverse that serves all steps."""
+def _start(problem: Problem, rho: Any) -> tuple[Any, jax.Array, jax.Array]:
+    """Inputs of power 1: what serves all steps, the kernel, the first scores."""
     on = diagonal(problem.gram)
     scale = jnp.sqrt(jnp.where(on > 0, on, 1.0))[..., None]
     gram = problem.gram / (scale * jnp.swapaxes(scale, -1, -2))
@@ -93,38 +92,27 @@ def _start(problem: Problem, rho: Any) -> tuple[jax.Array, ...]:
     w, right = (
         jnp.where(alive, x, 0.0) for x in (problem.kernel * scale, right)
     )
-    return w, scale, inverse(gram + (DAMPING + rho) * eye), right
+    fixed = scale, inverse(gram + (DAMPING + rho) * eye), right
+    return fixed, w, jnp.abs(w)
 
 
 @jax.jit
-def _step(
-    inv: jax.Array,
-    right: jax.Array,
-    w: jax.Array,
-    u: jax.Array,
-    mask: jax.Array,
-    rho: Any,
-) -> tuple[jax.Array, jax.Array]:
-    z = jnp.where(mask, w + u, 0.0)
-    u = u + w - z
-    return u, dot(inv, right + rho * (z - u))
-
-
-@jax.jit
-def _polished(
-    inv: jax.Array,
-    right: jax.Array,
+def _steps(
+    fixed: Any,
     w: jax.Array,
     u: jax.Array,
     mask: jax.Array,
     rho: Any,
     times: Any,
-) -> jax.Array:
-    """More steps with one mask."""
+) -> tuple[jax.Array, ...]:
+    """So many steps with one mask; scores for the next, and the kernel so far."""
+    scale, inv, right = fixed
 
-    def body(_: Any, state: Any) -> Any:
+    def step(_: Any, state: Any) -> Any:
         u, w = state
-        return _step(inv, right, w, u, mask, rho)
+        z = jnp.where(mask, w + u, 0.0)
+        u = u + w - z
+        return u, dot(inv, right + rho * (z - u))
 
-    u, w = lax.fori_loop(0, times, body, (u, w))
-    return jnp.where(mask, w + u, 0.0)
+    u, w = lax.fori_loop(0, times, step, (u, w))
+    return u, w, jnp.abs(w + u), (w + u) / scale
