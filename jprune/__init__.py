@@ -8,6 +8,7 @@ from jprune import grids as grids
 from jprune import plot as plot
 from jprune import projections as projections
 from jprune import report as report
+from jprune import search as search
 from jprune import selection as selection
 from jprune import solvers as solvers
 from jprune import structures as structures
@@ -28,6 +29,8 @@ from jprune.masks import get_masks as get_masks
 from jprune.masks import measure_sparsity as measure_sparsity
 from jprune.masks import read_masks as read_masks
 from jprune.masks import summarize as summarize
+from jprune.search import compress as compress
+from jprune.search import distill as distill
 from jprune.transforms import ChainReport as ChainReport
 from jprune.transforms import KeepMasksState as KeepMasksState
 from jprune.transforms import ProjectState as ProjectState
@@ -64,7 +67,9 @@ __all__ = [
     "compact",
     "compaction",
     "compare",
+    "compress",
     "criteria",
+    "distill",
     "find_masks",
     "get_masks",
     "grids",
@@ -81,6 +86,7 @@ __all__ = [
     "report",
     "rewire",
     "rigl",
+    "search",
     "selection",
     "solvers",
     "sparse_evolution",

@@ -14,7 +14,7 @@ from test_units import SHAPES, fn
 import jprune
 from jprune import allocations, report
 from jprune.choosing import choose as _find
-from jprune.compaction._costs import fraction_left
+from jprune.compaction.costs import fraction_left
 from jprune.selection.select import select
 
 X = np.ones((5, 4))

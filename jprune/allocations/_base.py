@@ -43,6 +43,8 @@ class Allocation(NamedTuple):
     # Where joint: int64 sizes of pools -> units that each keeps in any case.
     least: Callable[[np.ndarray], np.ndarray] | None = None
 
+    most: float | None = None  # the largest sparsity that it knows counts for
+
     def __repr__(self) -> str:
         return show(self)
 

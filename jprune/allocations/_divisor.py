@@ -38,13 +38,56 @@ def divide(logs: np.ndarray, sizes: np.ndarray, total: Any) -> Any:
     Returns:
       int32, of which the sum is ``total``: an array of NumPy for an integer.
     """
-    full = np.log2(np.maximum(sizes, 1)) - logs
-    # Quotas at the factor with which the last pool is full. Who would have more
-    # than so many bits is full long before.
-    quotas = np.exp2(np.minimum(logs + full.max(initial=-np.inf), _WHOLE))
+    quotas = _quotas(logs, sizes)
     if isinstance(total, Count):
         return _in_program(_fixed(quotas / 2), _counts.count_of(sizes), total)
     return _on_host(quotas, sizes, int(total))
+
+
+def divide_along(path: np.ndarray, total: Any) -> Any:
+    """Counts on a way from many units to few, for a total between the two.
+
+    Between two rows of the way, what differs is divided in proportion. So no count
+    rises while the total falls.
+
+    Args:
+      path: int64 ``[steps + 1, pools]``: counts that never rise from row to row.
+      total: How many units, as in :func:`divide`. Fewer than the last row has are
+        taken for those, more than the first has for all.
+
+    Returns:
+      int32 ``[pools]``.
+    """
+    rest, totals = path[:-1] - path[1:], path.sum(1)
+    logs = np.log2(np.maximum(rest, 1))
+    if not isinstance(total, Count):
+        total = int(np.clip(total, totals[-1], totals[0]))
+        at = min(int((totals[1:] > total).sum()), len(rest) - 1)
+        more = divide(logs[at], rest[at], total - int(totals[at + 1]))
+        result: np.ndarray = (path[at + 1] + more).astype(np.int32)
+        return result
+    ends = _counts.count_of(totals)
+    first, last = (jax.tree.map(lambda x, i=i: x[i], ends) for i in (0, -1))
+    total = _counts.where(_counts.less(total, last), last, total)
+    total = _counts.where(_counts.less(first, total), first, total)
+    after = jax.tree.map(lambda x: x[1:], ends)
+    passed = jnp.sum(_counts.less(total, after), dtype=np.int32)
+    row = jnp.minimum(passed, len(rest) - 1)
+    tables = _fixed(_quotas(logs, rest) / 2), _counts.count_of(rest), after
+    step, sizes, below = jax.tree.map(lambda x: x[row], tables)
+    more = _in_program(step, sizes, _counts.subtract(total, below))
+    return jnp.asarray(path[1:], np.int32)[row] + more
+
+
+def _quotas(logs: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Those at the factor with which the last pool is full.
+
+    Who would have more than so many bits is full long before.
+    """
+    full = np.log2(np.maximum(sizes, 1)) - logs
+    full = full.max(-1, initial=-np.inf, keepdims=True)
+    result: np.ndarray = np.exp2(np.minimum(logs + full, _WHOLE))
+    return result
 
 
 def _on_host(quotas: np.ndarray, sizes: np.ndarray, total: int) -> np.ndarray:

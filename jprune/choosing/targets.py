@@ -59,7 +59,10 @@ def check_reach(method: Method, params: Tree, sparsity: Any) -> None:
     what every pool keeps in any case (``Allocation.least``).
     """
     kept, least = method.structure.kept, method.allocation.least
-    if not isinstance(sparsity, float) or (kept is None and least is None):
+    if not isinstance(sparsity, float):
+        return
+    _check_most(method, params, sparsity)
+    if kept is None and least is None:
         return
     pools = pools_of(method, params)
 
@@ -87,6 +90,24 @@ def check_reach(method: Method, params: Tree, sparsity: Any) -> None:
         left = (pools.numbers * least(pools.sizes)).sum()
         size = (pools.numbers * pools.sizes).sum()
         check(method.allocation, left, left, size, sparsity)
+
+
+def _check_most(method: Method, params: Tree, sparsity: float) -> None:
+    """Refuses a number above that for which the allocation has counts."""
+    most, cost = method.allocation.most, method.structure.cost
+    if most is None:
+        return
+    if cost is not None:  # what is asked for is one of costs
+        pools = pools_of(method, params)
+        with computed_now():
+            left = float(cost(unit_counts(method, pools, most)))  # type: ignore[arg-type]
+        most = 1 - left
+    if sparsity > most + _budget.ROUNDING:
+        raise ValueError(
+            f"`{method.call}(sparsity=...)`: `{method.allocation}` has counts up "
+            f"to a sparsity of {most:.6g}, got {sparsity:.6g}; fit a smaller "
+            "budget."
+        )
 
 
 def pools_of(method: Method, params: Tree) -> Pools:

@@ -24,7 +24,7 @@ from jprune._core.trees import (
     rebuild,
 )
 from jprune._core.typing import Masks, Tree
-from jprune.compaction._costs import COSTS, fraction_left
+from jprune.compaction.costs import COSTS, fraction_left, polynomial
 from jprune.compaction.graph.pools import Graph, Pool
 from jprune.structures import First, Structure
 
@@ -46,9 +46,9 @@ def units(
     units that can be compared is a pool, and none is ever emptied; units that
     every layer of a scan has for itself are a pool per layer.
 
-    A sparsity is the fraction of units that goes, or, by ``"parameters"`` or
-    ``"multiply_adds"``, the fraction that the compact model lacks of all
-    parameters or multiply-adds of the model, as :func:`jprune.report.cost`
+    A sparsity is the fraction of units that goes, or, by ``"parameters"``,
+    ``"multiply_adds"`` or ``"bytes"``, the fraction that the compact model lacks of
+    all that the model has of them, as :func:`jprune.report.cost`
     counts them: as few units go, in the same order, as leave at most the
     fraction :math:`1 - s`. With :math:`n_p` of :math:`N_p` units kept in each
     pool, that is the least fraction :math:`r` of units for which
@@ -71,8 +71,8 @@ def units(
         that a pool's units are parts of, or a function of a :class:`Pool`. Others
         keep all units. None: all pools. Static.
       round_to: Pools keep a multiple of it (rounded up), or all. Static.
-      by: ``"units"``, ``"parameters"`` or ``"multiply_adds"``: what a sparsity
-        is a fraction of. Static; multiply-adds are those at the shapes of the
+      by: ``"units"``, ``"parameters"``, ``"multiply_adds"`` or ``"bytes"``: what a
+        sparsity is a fraction of. Static; multiply-adds are those at the shapes of the
         arguments that were traced, a symbolic size taken for 1.
       floor: In one ranking of all units every pool keeps at least this fraction of
         itself, rounded up, by its own best, whatever the sparsity: by cost alone
@@ -114,8 +114,8 @@ def units(
         )
     if by not in ("units", *COSTS):
         raise ValueError(
-            "`units(by=...)` must be 'units', 'parameters' or 'multiply_adds', "
-            f"got {describe(by)}."
+            "`units(by=...)` must be 'units', 'parameters', 'multiply_adds' or "
+            f"'bytes', got {describe(by)}."
         )
     multiple = check_integer("`units(round_to=...)`", round_to, 1, static=True)
     if not graph.pools:
@@ -192,6 +192,7 @@ def units(
         ),
         of=None if of is None else _first(graph, of),
         cost=None if by == "units" else fraction_left(graph, by, of),
+        costs=partial(polynomial, graph),
         members=members,
     )
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jprune._core.calls import show
+from jprune._core.costs import Polynomial
 from jprune._core.layout import (
     Axes,
     Axis,
@@ -62,6 +63,8 @@ class Structure(NamedTuple):
     # Where a sparsity is one of costs: kept units of every pool, int32 -> the
     # fraction of the cost that is left.
     cost: Callable[[jax.Array], jax.Array] | None = None
+    # Of units that span leaves: the name of a cost -> what they cost.
+    costs: Callable[[str], Polynomial] | None = None
     pooling: str | None = None  # its name: norms lose the signs of scores
     moves: bool = False  # whether units are weights, and only moved: bools too
     # Where it knows which axes are which: (path, shape) of a leaf -> the sizes of

@@ -167,6 +167,41 @@ class Plan(NamedTuple):
             ],
         )
 
+    def expand(self, params: Tree) -> Tree:
+        """Smaller parameters at their places in the large ones, 0 elsewhere.
+
+        What :meth:`apply` undone: trained further as a compact model, they go back to
+        the architecture that they came from. On the host.
+
+        Raises:
+          ValueError: A parameter is missing, unknown or not of the smaller shape.
+
+        >>> import jax.numpy as jnp, jprune
+        >>> plan = jprune.compaction.Plan((
+        ...     jprune.compaction.LeafPlan("w", (2, 3), (None, ((0, 2),))),))
+        >>> plan.expand({"w": jnp.array([[1., 2.], [3., 4.]])})["w"].tolist()
+        [[1.0, 0.0, 2.0], [3.0, 0.0, 4.0]]
+        """
+        leaves = leaves_with_path(params)
+        arrays = [x for _, x in leaves if not is_hole(x)]
+        shapes = [np.shape(x) for x in arrays]
+        wanted = [leaf.smaller for leaf in self.leaves]
+        if shapes != wanted:
+            known = zip(shapes, wanted, strict=False)
+            at = next((i for i, (a, b) in enumerate(known) if a != b), -1)
+            found = f"{len(shapes)} parameters"
+            if at >= 0:
+                found = f"{self.leaves[at].path!r} of shape {shapes[at]}"
+            raise ValueError(
+                f"`plan.expand(params)` takes {len(wanted)} parameters of the "
+                f"smaller shapes, got {found}."
+            )
+        plans = iter(self.leaves)
+        return rebuild(
+            params,
+            [x if is_hole(x) else _spread(x, next(plans)) for _, x in leaves],
+        )
+
     def _leaf(self, i: int | None) -> LeafPlan | None:
         return None if i is None else self.leaves[i]
 
@@ -289,6 +324,25 @@ def _cut(numpy: Any, x: Any, kept: tuple[Kept, ...]) -> Any:
             shape[axis] = places.shape[1]
             x = numpy.take_along_axis(x, places.reshape(shape), axis)
     return x
+
+
+def _spread(x: Any, leaf: LeafPlan) -> Any:
+    """One array at its places in the large one, 0 elsewhere."""
+    if not any(leaf.kept):
+        return x
+    found = np.asarray(x)
+    for axis, rows in enumerate(leaf.kept):
+        if rows is None:
+            continue
+        shape = list(found.shape)
+        shape[axis] = leaf.shape[axis]
+        large = np.zeros(shape, found.dtype)
+        places = np.array(rows, int)
+        form = [len(rows)] + [1] * (found.ndim - 1)
+        form[axis] = places.shape[1]
+        np.put_along_axis(large, places.reshape(form), found, axis)
+        found = large
+    return jnp.asarray(found)
 
 
 def kept_of(gone: list[Array]) -> tuple[Kept, ...]:

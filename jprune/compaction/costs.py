@@ -6,26 +6,45 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from jprune._core.costs import Polynomial
 from jprune.compaction.graph.constants import Array
 from jprune.compaction.graph.pools import Graph
 
-COSTS = ("parameters", "multiply_adds")
+COSTS = ("parameters", "multiply_adds", "bytes")
 Monomial = tuple[int, ...]  # of these pools the fractions that are left
+
+
+def polynomial(graph: Graph, by: str) -> Polynomial:
+    """What so many units of each pool cost, as :func:`jprune.report.cost` counts.
+
+    An axis is as long as the number of its positions that are left. Of layers of a
+    scan, which stay alike, the one with the most units counts. Exact if the units of
+    a pool fill equally many positions.
+
+    Args:
+      graph: The units.
+      by: What costs something: one of ``COSTS``.
+    """
+    terms: defaultdict[Monomial, float] = defaultdict(float)
+    for size, axes in _arrays(graph, by):
+        monomials = [_axis(graph, axis) for axis in axes]
+        for several in itertools.product(*(m.items() for m in monomials)):
+            key = tuple(sorted(pool for part, _ in several for pool in part))
+            terms[key] += size * math.prod(share for _, share in several)
+    last, degree = len(graph.pools), max(map(len, terms), default=0)
+    which = [key + (last,) * (degree - len(key)) for key in terms]
+    return Polynomial(
+        np.array(list(terms.values()), float),
+        np.array(which, np.int32).reshape(len(terms), degree),
+    )
 
 
 def fraction_left(
     graph: Graph, by: str, of: Graph | None = None
 ) -> Callable[[jax.Array], jax.Array]:
     """From kept units of every pool to the fraction of the cost that is left.
-
-    An axis is as long as the number of its positions that are left, an array as
-    large as the product of its axes, and a product costs the product of all
-    axes that it goes through: a polynomial in the fractions of units that pools
-    keep. Of layers of a scan, which stay alike, the one with the most units
-    counts. Exact if the units of a pool fill equally many positions.
 
     Args:
       graph: The units.
@@ -38,27 +57,17 @@ def fraction_left(
     Raises:
       ValueError: Nothing costs anything.
     """
-    terms: defaultdict[Monomial, float] = defaultdict(float)
-    for size, axes in _arrays(graph, by):
-        monomials = [_axis(graph, axis) for axis in axes]
-        for several in itertools.product(*(m.items() for m in monomials)):
-            key = tuple(sorted(pool for part, _ in several for pool in part))
-            terms[key] += size * math.prod(share for _, share in several)
+    cost = polynomial(graph, by)
     total = sum(size for size, _ in _arrays(of or graph, by))
     if not total:
         raise ValueError(f"`units(graph, by={by!r})`: the program has none.")
     shapes = np.array([pool.units.shape for pool in graph.pools])
     (layers, sizes), last = shapes.T, len(shapes)
-    degree = max(map(len, terms))
-    which = [key + (last,) * (degree - len(key)) for key in terms]
-    places = np.array(which, np.int32).reshape(len(terms), degree)
-    shares = np.array([n / total for n in terms.values()])
     of_rows = np.repeat(np.arange(last), layers)
 
     def left(counts: jax.Array) -> jax.Array:
         most = jax.ops.segment_max(counts, of_rows, last)
-        here = jnp.append(most / sizes, 1.0)
-        return jnp.sum(shares * jnp.prod(here[places], -1))
+        return cost.fraction(most / sizes, total)
 
     return left
 
@@ -70,7 +79,8 @@ def _arrays(graph: Graph, by: str) -> Iterator[tuple[int, tuple[Array, ...]]]:
         return
     for leaf, units in zip(graph.leaves, graph.units, strict=True):
         layer = (x[0] if x.ndim == 3 else x for x in units)
-        yield math.prod(leaf.shape), tuple(layer)
+        each = leaf.dtype.itemsize if by == "bytes" else 1
+        yield math.prod(leaf.shape) * each, tuple(layer)
 
 
 def _axis(graph: Graph, units: Array) -> dict[Monomial, float]:

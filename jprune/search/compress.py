@@ -1,0 +1,366 @@
+"""The smallest model that keeps a promise."""
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from os import PathLike
+from typing import Any, NamedTuple
+
+import jax
+
+from jprune._core.checks import check_member, check_number
+from jprune._core.describe import describe
+from jprune._core.programs import bound, check_call
+from jprune._core.progress import bar
+from jprune._core.typing import Masks, Tree
+from jprune.choosing.choose import find_masks
+from jprune.compaction import Compact, compact, trace_units, units
+from jprune.criteria import Criterion
+from jprune.search.candidates import Candidate, Maker
+from jprune.search.curves import Curves
+from jprune.search.distances import distance_of
+from jprune.search.fitting import fit
+from jprune.search.front import Front, Point
+from jprune.search.judge import (
+    Judge,
+    batches_of,
+    check_apart,
+    inputs_of,
+    samples_of,
+)
+from jprune.search.promise import Promise, needed, promise
+from jprune.search.resume import Folder, asked_for
+from jprune.search.sensitivity import sensitivity
+from jprune.structures import Structure
+
+SEARCHED = 256  # samples at least, for the curves
+REPAIRED = 2048  # and for the repair
+BUDGETS = tuple(2 ** (-step / 2) for step in range(1, 17))  # .71, .5, .35, ...
+Timer = Callable[..., float]
+
+
+class Compressed(NamedTuple):
+    """What :func:`compress` returns; prints in words."""
+
+    small: Compact  # the smaller model: `small.fn(small.params, *args)`
+    params: Tree  # its parameters at the large shapes, 0 where masks are False
+    masks: Masks
+    front: Front  # every model that was tried
+    promise: Promise  # of the smaller model
+    curves: Curves
+    point: Point | None  # that of the smaller model; None: the dense one
+    stopped: str  # why no smaller model was tried
+
+    def __str__(self) -> str:
+        if self.point is None:
+            lines = ["Nothing was removed."]
+        else:
+            left = ", ".join(
+                f"{100 * x:.1f} % of the {name.replace('_', '-')}"
+                for name, x in self.point.fit.left.items()
+            )
+            lines = [f"Left are {left}."]
+            if self.point.seconds and self.point.dense_seconds:
+                times = self.point.dense_seconds / self.point.seconds
+                lines.append(
+                    f"It is {times:.2f} times as fast as the dense model."
+                )
+        return "\n".join([*lines, str(self.promise), self.stopped])
+
+
+def compress(
+    fn: Any,
+    params: Tree,
+    batches: Iterable[Any],
+    *,
+    holdout: Iterable[Any],
+    score: Callable[..., Any],
+    inputs: int | None = None,
+    tolerance: float = 0.01,
+    confidence: float = 0.95,
+    structure: Structure | None = None,
+    criterion: Criterion | None = None,
+    finetune: Callable[..., Tree] | None = None,
+    groups: Callable[..., Any] | None = None,
+    by: str | Timer = "multiply_adds",
+    budgets: Sequence[float] = BUDGETS,
+    distance: Callable[[Any, Any], Any] | None = None,
+    resume: str | PathLike[str] | None = None,
+    seed: int = 0,
+    **static: Any,
+) -> Compressed:
+    """Makes a trained model as small as it can be for a loss that you allow.
+
+    Which units can go is measured once (:func:`sensitivity`). Then budgets are tried
+    from large to small: for each, :func:`fit` says how much goes where, the dense model
+    is pruned and repaired (:func:`jprune.one_shot`), fine-tuned if you say how, made
+    small (:func:`jprune.compact`), and judged on samples that no search has seen. It
+    goes on as long as the loss is below ``tolerance`` with ``confidence``, and stops
+    at the first model of which that can't be said: so the promise holds although many
+    models were tried.
+
+    Args:
+      fn: Any function of parameters and arrays, that of a trained model.
+      params: Its parameters.
+      batches: An iterable of batches, held at once: the first entries of each are the
+        arguments of ``fn``. Curves are measured on the first 256 samples and more, the
+        repair takes the first 2,048 and more. Labels are not needed.
+      holdout: Batches that are judged, other samples than those.
+      score: ``score(outputs, *batch) -> [n]``: of each sample whether it is right
+        (bool), or a number in [0, 1].
+      inputs: How many entries of a batch are arguments. None: if one number alone can
+        be right, it is found.
+      tolerance: How much of the mean score may be lost: .01 is one point.
+      confidence: Of the promise.
+      structure: What is removed. None: all units that can go. Weights:
+        ``unstructured()``, which makes no model smaller than its file.
+      criterion: What puts units in order. None: ``gauss_newton``, and the repair chooses.
+      finetune: ``finetune(fn, params, masks) -> params``. It gets the smaller model and
+        no masks for units, the whole model and masks for weights;
+        :func:`jprune.distill` makes one. None: repair does it alone.
+      groups: ``groups(*batch) -> [n]``: to which group each sample belongs. The promise
+        then says which group loses most.
+      by: What is to be small: ``"multiply_adds"``, ``"parameters"`` or ``"bytes"``; or a
+        timer ``(fn, params, *args) -> seconds``, as :func:`jprune.report.latency`: units
+        go in multiples of 8, and of the models that keep the promise the fastest wins.
+      budgets: Fractions that are tried, falling.
+      distance: As in :func:`sensitivity`. None: ``kl`` for outputs with several numbers
+        in the last axis, else ``squared_error``.
+      resume: A folder for what was made so far: the same call goes on from there.
+      seed: Of scores and searches: the same seed gives the same result.
+      **static: Further keyword arguments of ``fn``, fixed; no arrays.
+
+    Returns:
+      :class:`Compressed`. If no model keeps the promise it is the dense one.
+
+    Raises:
+      ValueError: Too few samples for any promise (it says how many are needed); scores
+        of another length or range; samples that are searched on and judged on; nothing
+        that can be removed; a ``finetune`` that returns other shapes.
+
+    References:
+      He et al., `AMC <https://arxiv.org/abs/1802.03494>`_, 2018 (budgets); Tango, 1998
+      (the bound); Maurer et al., `Multiple comparisons in drug clinical trials`, 1995
+      (fixed sequences of tests).
+
+    >>> import jax, jax.numpy as jnp, jprune
+    >>> def fn(params, x):
+    ...     return jax.nn.relu(x @ params["w"]) @ params["v"]
+    >>> keys = jax.random.split(jax.random.key(0), 4)
+    >>> params = {"w": jax.random.normal(keys[0], (4, 8)),
+    ...           "v": jax.random.normal(keys[1], (8, 3)).at[4:].set(0.)}
+    >>> x, other = (jax.random.normal(key, (400, 4)) for key in keys[2:])
+    >>> result = jprune.compress(
+    ...     fn, params, [(x,)], holdout=[(other, fn(params, other).argmax(-1))],
+    ...     inputs=1, score=lambda logits, x, y: logits.argmax(-1) == y)
+    >>> result.small.params["w"].shape, result.promise.kept  # four units did it all
+    ((4, 4), True)
+    """
+    call = "compress"
+    fn = bound(call, fn, static)
+    check_call(call, fn, params, (), concrete=True)
+    allowed = _fraction(f"`{call}(tolerance=...)`", tolerance)
+    sure = _fraction(f"`{call}(confidence=...)`", confidence)
+    _check_functions(score=score, finetune=finetune, groups=groups)
+    searched = batches_of("batches", batches)
+    held = batches_of("holdout=...", holdout)
+    number = inputs_of(fn, params, searched[0], inputs)
+    check_apart(searched, held)
+    judge = Judge(held, number, score, groups)
+    dense = judge.scores(fn, params)
+    _check_samples(dense, allowed, sure)
+    args = [batch[:number] for batch in searched]
+    if structure is None:
+        graph = trace_units(fn, params, *args[0])
+        structure = units(graph, round_to=8 if callable(by) else 1)
+    check_member(call, "structure", structure, Structure)
+    folder = None
+    if resume is not None:
+        options = allowed, sure, structure, criterion, by, budgets, seed
+        asked = asked_for((params, searched, held), options)
+        folder = Folder(resume, asked)
+    if distance is None:
+        distance = distance_of(jax.eval_shape(fn, params, *args[0]))
+    curves = sensitivity(
+        fn,
+        params,
+        _first(args, SEARCHED),
+        structure=structure,
+        criterion=criterion,
+        distance=distance,
+        seed=seed,
+    )
+    cost = _cost(curves, by)
+    repairing = _alike(_first(args, REPAIRED))
+    maker = Maker(
+        fn, params, repairing, structure, criterion, finetune, seed, folder
+    )
+
+    def promised(candidate: Candidate) -> Promise:
+        small = candidate.small
+        return promise(
+            dense,
+            judge.scores(small.fn, small.params),
+            tolerance=allowed,
+            confidence=sure,
+            groups=judge.groups,
+            seed=seed,
+        )
+
+    timed = partial(_timed, by, fn, params, args[0]) if callable(by) else None
+    best, front, stopped = _search(
+        curves, cost, budgets, seed, maker, promised, timed
+    )
+    if best is not None:
+        made, point = best
+        return Compressed(*made, front, point.promise, curves, point, stopped)
+    return Compressed(
+        compact(fn, params, *args[0]),
+        params,
+        find_masks(params, 0.0, structure=structure),
+        front,
+        front[0].promise,
+        curves,
+        None,
+        stopped,
+    )
+
+
+Best = tuple[Candidate, Point] | None
+
+
+def _search(
+    curves: Curves,
+    cost: str,
+    budgets: Sequence[float],
+    seed: int,
+    maker: Maker,
+    promised: Callable[[Candidate], Promise],
+    timed: Callable[[Candidate, Point], Point] | None,
+) -> tuple[Best, Front, str]:
+    """Budgets from large to small, until the promise does not hold.
+
+    One model after the other, and no second try: so all that held before hold at once,
+    with the confidence of one.
+    """
+    best: Best = None
+    points: list[Point] = []
+    with bar("compress", len(budgets)) as shown:
+        for budget in budgets:
+            shown.set_postfix_str(f"{100 * budget:.3g} % of {cost}")
+            try:
+                found = fit(curves, {cost: budget}, seed=seed)
+            except ValueError as error:
+                if not points:
+                    raise
+                return best, Front(points), f"It stopped there: {error}"
+            shown.update()
+            if points and (found.counts == points[-1].fit.counts).all():
+                continue
+            made = maker.make(len(points), found)
+            point = Point(budget, found, promised(made))
+            if timed is not None and point.promise.kept:
+                point = timed(made, point)
+            points.append(point)
+            if not point.promise.kept:
+                return best, Front(points), _why(point, cost)
+            if best is None or _is_better(point, best[1]):
+                best = made, point
+    return best, Front(points), "All budgets were tried."
+
+
+def _timed(
+    timer: Timer,
+    fn: Any,
+    params: Tree,
+    args: tuple[Any, ...],
+    made: Candidate,
+    point: Point,
+) -> Point:
+    """The dense and the smaller model, timed one after the other."""
+    return point._replace(
+        dense_seconds=float(timer(fn, params, *args)),
+        seconds=float(timer(made.small.fn, made.small.params, *args)),
+    )
+
+
+def _check_functions(**given: Any) -> None:
+    for name, value in given.items():
+        if not (callable(value) or (value is None and name != "score")):
+            raise ValueError(
+                f"`compress({name}=...)` must be a function, got "
+                f"{describe(value)}."
+            )
+
+
+def _cost(curves: Curves, by: Any) -> str:
+    """The name of the cost that budgets are fractions of."""
+    cost = "multiply_adds" if callable(by) else by
+    if cost not in curves.costs:
+        raise ValueError(
+            "`compress(by=...)` must be one of "
+            f"{', '.join(map(repr, curves.costs))}, or a timer "
+            f"`(fn, params, *args) -> seconds`, got {describe(by)}."
+        )
+    return str(cost)
+
+
+def _fraction(place: str, value: Any) -> float:
+    number = check_number(place, value)
+    if not isinstance(number, float) or not 0 < number < 1:
+        raise ValueError(
+            f"{place} must be a number between 0 and 1, got {describe(value)}."
+        )
+    return number
+
+
+def _check_samples(dense: Any, tolerance: float, confidence: float) -> None:
+    """Refuses at once what no model could keep."""
+    least = needed(tolerance, confidence, numbers=dense.dtype != bool)
+    if len(dense) < least:
+        raise ValueError(
+            f"`compress(holdout=..., tolerance={tolerance:g})`: a promise of "
+            f"{100 * tolerance:g} points with a confidence of {confidence:g} takes "
+            f"at least {least:,} samples, even if nothing is lost, and there are "
+            f"{len(dense):,}; give more, or allow more."
+        )
+
+
+def _first(batches: list[Any], samples: int) -> list[Any]:
+    """As many batches as hold so many samples."""
+    found, total = [], 0
+    for batch in batches:
+        found.append(batch)
+        total += samples_of(batch)
+        if total >= samples:
+            break
+    return found
+
+
+def _alike(batches: list[Any]) -> list[Any]:
+    """Those with the shapes of the first: a shorter last one is left out."""
+    shapes = [jax.tree.map(lambda x: x.shape, batch) for batch in batches]
+    return [
+        batch
+        for batch, shape in zip(batches, shapes, strict=True)
+        if shape == shapes[0]
+    ]
+
+
+def _why(point: Point, cost: str) -> str:
+    """Why it stopped there."""
+    found = point.promise
+    left = f"{100 * point.fit.left[cost]:.1f} % of the {cost.replace('_', '-')}"
+    text = (
+        f"It stopped at {left}: the loss there is {100 * found.loss:.2f} points, and "
+        f"at most {100 * found.bound:.2f}."
+    )
+    if found.loss < found.tolerance:
+        text += " More holdout samples would say more."
+    return text
+
+
+def _is_better(point: Point, best: Point) -> bool:
+    """Of models that keep the promise the last is the smallest; or the fastest."""
+    if point.seconds is None or best.seconds is None:
+        return True
+    return point.seconds < best.seconds

@@ -1,0 +1,85 @@
+"""How far a smaller model's outputs are from the dense one's."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jprune._core.trees import at_least_float32, is_floating
+from jprune._core.typing import Tree
+
+
+def kl(dense: Tree, outputs: Tree) -> jax.Array:
+    r"""The mean Kullback-Leibler divergence of logits, without labels.
+
+    .. math:: \mathrm{mean}\; \sum_c p_c \,(\log p_c - \log q_c)
+
+    with :math:`p` and :math:`q` the softmax of the last axis of the dense and of the
+    smaller model's outputs; several floating outputs add up.
+
+    Args:
+      dense: Outputs of the dense model, ``[..., classes]`` each.
+      outputs: Those of the smaller one.
+
+    Returns:
+      A scalar, in float32 at least.
+
+    >>> import jax.numpy as jnp, jprune
+    >>> float(jprune.search.kl(jnp.zeros((1, 2)), jnp.zeros((1, 2))))
+    0.0
+    """
+
+    def one(p: jax.Array, q: jax.Array) -> jax.Array:
+        p, q = jax.nn.log_softmax(p), jax.nn.log_softmax(q)
+        # What the dense model excludes adds nothing: 0 times inf would be NaN.
+        apart = jnp.where(p > -jnp.inf, jnp.exp(p) * (p - q), 0)
+        return jnp.mean(jnp.sum(apart, -1))
+
+    return _total(one, dense, outputs)
+
+
+def squared_error(dense: Tree, outputs: Tree) -> jax.Array:
+    r"""The squared difference, as a fraction of the dense outputs' variance.
+
+    For regression, embeddings and whatever else is no logits:
+    :math:`|Y - \hat Y|_F^2 / |Y - \bar Y|_F^2` with the mean over the batch.
+
+    Args:
+      dense: Outputs of the dense model, ``[batch, ...]`` each.
+      outputs: Those of the smaller one.
+
+    Returns:
+      A scalar, in float32 at least; several floating outputs add up.
+
+    >>> import jax.numpy as jnp, jprune
+    >>> y = jnp.array([[1.], [3.]])
+    >>> float(jprune.search.squared_error(y, y + 1))
+    1.0
+    """
+
+    def one(p: jax.Array, q: jax.Array) -> jax.Array:
+        spread = jnp.sum((p - jnp.mean(p, 0)) ** 2)
+        apart = jnp.sum((p - q) ** 2)
+        return apart / jnp.where(spread > 0, spread, 1)
+
+    return _total(one, dense, outputs)
+
+
+def _total(
+    one: Callable[[jax.Array, jax.Array], jax.Array], dense: Tree, outputs: Tree
+) -> jax.Array:
+    pairs = zip(jax.tree.leaves(dense), jax.tree.leaves(outputs), strict=True)
+    parts = [
+        one(at_least_float32(p), at_least_float32(q))
+        for p, q in pairs
+        if is_floating(p)
+    ]
+    return jnp.sum(jnp.stack(parts))
+
+
+def distance_of(outputs: Tree) -> Any:
+    """The distance that suits some outputs: logits, or single numbers."""
+    floating = [x for x in jax.tree.leaves(outputs) if is_floating(x)]
+    single = all(x.ndim < 2 or x.shape[-1] == 1 for x in floating)
+    return squared_error if single else kl

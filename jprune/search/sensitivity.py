@@ -1,0 +1,207 @@
+"""How much is lost if a pool keeps so many of its units."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jprune._core.checks import check_integer
+from jprune._core.describe import describe
+from jprune._core.programs import bound, check_call
+from jprune._core.progress import bar
+from jprune._core.typing import Tree
+from jprune.allocations import Pools
+from jprune.calibration.calibrate import arguments, read_batches
+from jprune.criteria import Criterion
+from jprune.masks import apply_masks
+from jprune.search.curves import Curves
+from jprune.search.distances import kl
+from jprune.search.ordered import Ordered, costs_of, order
+from jprune.structures import Structure
+
+LEAST = 0.04  # of a pool: where its curve ends
+
+
+def sensitivity(
+    fn: Any,
+    params: Tree,
+    batches: Iterable[Any],
+    *,
+    structure: Structure,
+    criterion: Criterion | None = None,
+    levels: int = 14,
+    distance: Callable[[Any, Any], Any] = kl,
+    loss: Callable[..., Any] | None = None,
+    inputs: int | None = None,
+    seed: Any = 0,
+    **static: Any,
+) -> Curves:
+    """Measures what is lost if one pool keeps so many units and the others all.
+
+    The units of each pool are put in order once. Then pool for pool fewer of them are
+    kept, and the outputs are compared with those of the dense model: no labels are
+    needed. One compiled program with the counts as an input measures all.
+
+    Args:
+      fn: Any function of parameters and arrays.
+      params: Its parameters, trained.
+      batches: As in :func:`jprune.calibrate`; all are held at once. A few hundred
+        samples serve.
+      structure: ``jprune.units(graph)``, or weights: ``unstructured()``.
+      criterion: What puts units in order; it may read no gradients. None:
+        ``gauss_newton(fn, params, first_batch)``.
+      levels: How many counts of each pool are tried, from all its units by even ratios
+        to 4 % of them. Static.
+      distance: ``(dense outputs, outputs) -> scalar``: :func:`kl` for logits,
+        :func:`squared_error` for other numbers.
+      loss: ``(outputs, *batch) -> scalar`` in place of ``distance``, with labels: what
+        is measured is how far it rises.
+      inputs: How many entries of a batch are arguments of ``fn``; a loss sees all of
+        them. None: all.
+      seed: For the criterion; a seed or a random key of any form.
+      **static: Further keyword arguments of ``fn``, fixed; no arrays.
+
+    Returns:
+      :class:`Curves`, for :func:`fit`.
+
+    Raises:
+      ValueError: No batch; a structure that has nothing to search for; a criterion that
+        reads gradients.
+
+    Cost: ``levels`` forward passes of all batches for each pool.
+
+    >>> import jax, jax.numpy as jnp, jprune
+    >>> def fn(params, x):
+    ...     return jax.nn.relu(x @ params["w"]) @ params["v"]
+    >>> keys = jax.random.split(jax.random.key(0), 3)
+    >>> params = {"w": jax.random.normal(keys[0], (4, 8)),
+    ...           "v": jax.random.normal(keys[1], (8, 3))}
+    >>> x = jax.random.normal(keys[2], (64, 4))
+    >>> graph = jprune.trace_units(fn, params, x)
+    >>> curves = jprune.search.sensitivity(
+    ...     fn, params, [x], structure=jprune.units(graph))
+    >>> curves.names, curves.counts[0][:4].tolist()
+    (('v[0]',), [8, 6, 5, 4])
+    >>> fit = jprune.search.fit(curves, {"multiply_adds": .5})
+    >>> fit.counts.tolist(), fit.left["multiply_adds"]
+    ([4], 0.5)
+    """
+    call = "sensitivity"
+    levels = check_integer(f"`{call}(levels=...)`", levels, 2, static=True)
+    fn = bound(call, fn, static)
+    check_call(call, fn, params, (), concrete=True)
+    read = [arguments(x) for x in read_batches(call, batches)]
+    if not read:
+        raise ValueError(f"`{call}(batches=...)` is empty: nothing was read.")
+    if inputs is not None:
+        inputs = check_integer(f"`{call}(inputs=...)`", inputs, 1, static=True)
+    for args in read:
+        check_call(call, fn, params, args[:inputs], concrete=False)
+    ordered = order(
+        call, fn, params, read[0][:inputs], structure, criterion, seed
+    )
+    lost = _measure(fn, params, read, inputs, ordered, distance, loss)
+    return curves_of(
+        ordered,
+        costs_of(fn, params, read[0][:inputs], ordered),
+        levels,
+        lost,
+    )
+
+
+def curves_of(
+    ordered: Ordered,
+    costs: Any,
+    levels: int,
+    lost: Callable[[np.ndarray], float],
+) -> Curves:
+    """Curves from what is lost at counts of all pools."""
+    pools = ordered.pools
+    multiple = max(ordered.method.structure.round_to, 1)
+    tried = [_levels(int(n), levels, multiple) for n in pools.sizes]
+    whole = lost(pools.sizes)
+    losses = []
+    with bar("sensitivity", sum(len(x) - 1 for x in tried)) as shown:
+        for i, counts in enumerate(tried):
+            found = [0.0]
+            for count in counts[1:]:
+                other = pools.sizes.copy()
+                other[i] = count
+                found.append(lost(other) - whole)
+                shown.update()
+            rising = np.nan_to_num(np.array(found), nan=np.inf)
+            losses.append(np.maximum.accumulate(rising))
+    return Curves(
+        _names(pools),
+        pools.numbers,
+        pools.sizes,
+        tuple(tried),
+        tuple(losses),
+        costs,
+        multiple,
+    )
+
+
+def _names(pools: Pools) -> tuple[str, ...]:
+    return tuple(names[0] for names in pools.names)
+
+
+def _levels(size: int, levels: int, multiple: int) -> np.ndarray:
+    """Counts by even ratios, from all units down; all different."""
+    counts = np.rint(size * np.geomspace(1, LEAST, levels) / multiple)
+    counts = np.minimum(np.maximum(counts, 1) * multiple, size)
+    counts[0] = size
+    return np.unique(counts.astype(np.int64))[::-1]
+
+
+def _measure(
+    fn: Any,
+    params: Tree,
+    batches: list[Any],
+    inputs: int | None,
+    ordered: Ordered,
+    distance: Any,
+    loss: Any,
+) -> Callable[[np.ndarray], float]:
+    """A function of counts; data are arguments, so that none is a constant."""
+
+    @jax.jit
+    def lost(
+        params: Tree, chosen: Tree, places: Any, counts: Any, batch: Any, y: Any
+    ) -> jax.Array:
+        masks = ordered.masks(chosen, places, counts)
+        outputs = fn(apply_masks(params, masks), *batch[:inputs])
+        found: jax.Array
+        found = distance(y, outputs) if loss is None else loss(outputs, *batch)
+        if jnp.shape(found):
+            name = "distance" if loss is None else "loss"
+            raise ValueError(
+                f"`sensitivity({name}=...)` must return a scalar, got "
+                f"{describe(found)}."
+            )
+        return found
+
+    dense = jax.jit(fn)
+    wanted = [None] * len(batches)
+    if loss is None:
+        wanted = [dense(params, *batch[:inputs]) for batch in batches]
+    weights = np.array([_length(batch) for batch in batches], float)
+    weights /= weights.sum()
+
+    def total(counts: np.ndarray) -> float:
+        counts = np.asarray(counts, np.int32)
+        parts = [
+            lost(params, ordered.chosen, ordered.places, counts, batch, y)
+            for batch, y in zip(batches, wanted, strict=True)
+        ]
+        return float(weights @ np.array(parts, float))
+
+    return total
+
+
+def _length(batch: Any) -> int:
+    """The samples of a batch."""
+    first = jax.tree.leaves(batch)[0]
+    return int(np.shape(first)[0]) if np.ndim(first) else 1
