@@ -68,6 +68,18 @@ def trace_products(
 
 def products_of(program: Any, leaves: list[Leaf]) -> Products:
     """The products of a closed program whose first inputs are parameters."""
+    return _walked(program, leaves).found()
+
+
+def multiply_adds_of(fn: Any, params: Tree, *args: Any) -> dict[str, int]:
+    """By path, what products with each parameter cost in a call, if any do."""
+    leaves = leaves_of(params)
+    program = jax.make_jaxpr(fn)(abstract(params), *args)
+    walk = _walked(program, leaves)
+    return {leaves[i].path: n for i, n in walk.multiply_adds.items()}
+
+
+def _walked(program: Any, leaves: list[Leaf]) -> "_Walk":
     walk = _Walk(leaves)
     inputs: list[Value] = [
         View(i, tuple((((k,), n),) for k, n in enumerate(leaf.shape)))
@@ -75,7 +87,7 @@ def products_of(program: Any, leaves: list[Leaf]) -> Products:
     ]
     inputs += [INPUT] * (len(program.in_avals) - len(leaves))
     walk.closed(program, inputs, 1)
-    return walk.found()
+    return walk
 
 
 Part: TypeAlias = tuple[tuple[int, ...], int]
@@ -110,6 +122,7 @@ class _Walk:
     def __init__(self, leaves: list[Leaf]) -> None:
         self.leaves = leaves
         self.uses: dict[tuple[int, Any, Any, Any], Fraction] = {}
+        self.multiply_adds: dict[int, int] = {}
         self.missed: dict[int, str] = {}  # multiplied after something else
         self.read: dict[int, set[str]] = {}  # by what, with inputs
 
@@ -260,7 +273,22 @@ def _product(
             if eqn.primitive.name == "conv_general_dilated":
                 rest = []  # windows
             walk.use(x, over, out, rest, times)
+            cost = times * _multiply_adds(eqn, axes, i)
+            before = walk.multiply_adds.get(x.leaf, 0)
+            walk.multiply_adds[x.leaf] = before + cost
     return [INPUT]
+
+
+def _multiply_adds(eqn: Any, axes: Axes, side: int) -> int:
+    """Those of one product: each output sums over what is contracted."""
+    outputs = math.prod(eqn.outvars[0].aval.shape)
+    if eqn.primitive.name == "conv_general_dilated":
+        kernel = eqn.invars[1].aval.shape
+        features = kernel[eqn.params["dimension_numbers"].rhs_spec[0]]
+        return int(outputs * math.prod(kernel) // max(features, 1))
+    shape = eqn.invars[side].aval.shape
+    over = (shape[k] for p in axes.summed for j, k in p if j == side)
+    return int(outputs * math.prod(over))
 
 
 @_rule("conv_general_dilated")

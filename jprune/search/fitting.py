@@ -13,6 +13,7 @@ from jprune.search.exchanges import best_of_all, improved
 from jprune.search.problem import (
     EPS,
     Problem,
+    fits,
     fractions,
     lost_at,
     rounded,
@@ -135,15 +136,10 @@ def _problem(
                 "which is the least that can be reached."
             )
     uniform = scaled(problem, np.zeros((1, len(ends))))[0]
-    bound = np.ceil(share * np.exp(uniform) * curves.sizes - EPS)
-    bound = rounded(bound.astype(np.int64), curves.sizes, multiple, up=True)
+    bound = np.floor(share * np.exp(uniform) * curves.sizes + EPS)
+    bound = rounded(bound.astype(np.int64), curves.sizes, multiple, up=False)
     held = np.maximum(least, bound)
-    # Rounded up, they may be more than the budget allows.
-    if not all(x[0] <= wanted[k] + EPS for k, x in _wanted(problem, held)):
+    # What keeps one multiple at least may be more than all the budget allows.
+    if not fits(problem, held):
         held = least
     return problem._replace(least=held)
-
-
-def _wanted(problem: Problem, counts: np.ndarray) -> Any:
-    found = fractions(problem, counts[None])
-    return [(name, found[name]) for name in problem.budget]

@@ -16,7 +16,7 @@ from jprune.choosing.targets import pools_of
 from jprune.compaction import trace_units
 from jprune.compaction.costs import COSTS
 from jprune.criteria import Criterion, gauss_newton
-from jprune.jaxprs import trace_products
+from jprune.jaxprs.products import multiply_adds_of
 from jprune.selection.ranking import places
 from jprune.structures import Structure
 
@@ -100,11 +100,7 @@ def _of_weights(
     ]
     sizes = np.array([np.size(x) for _, x in picked], float)
     widths = np.array([jnp.result_type(x).itemsize for _, x in picked], float)
-    products = trace_products(fn, params, *args)
-    times = {name: 0 for name, _ in picked}
-    for use in products.uses:
-        if use.path in times:
-            times[use.path] += use.count
+    products = multiply_adds_of(fn, params, *args)
     graph = trace_units(fn, params, *args)
     stored = [
         (np.prod(x.shape, dtype=float), x.dtype.itemsize) for x in graph.leaves
@@ -112,7 +108,7 @@ def _of_weights(
     each = {
         "parameters": (sizes, sum(n for n, _ in stored)),
         "multiply_adds": (
-            sizes * np.array([times[name] for name, _ in picked], float),
+            np.array([products.get(name, 0) for name, _ in picked], float),
             sum(product.multiply_adds for product in graph.products),
         ),
         "bytes": (sizes * widths, sum(n * width for n, width in stored)),

@@ -1,5 +1,6 @@
 """How much is lost if a pool keeps so many of its units."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -145,7 +146,13 @@ def curves_of(
 
 
 def _names(pools: Pools) -> tuple[str, ...]:
-    return tuple(names[0] for names in pools.names)
+    """The first name of each pool, numbered where another one has it."""
+    seen: Counter[str] = Counter()
+    found = []
+    for name, *_ in pools.names:
+        seen[name] += 1
+        found.append(f"{name}, {seen[name]}" if seen[name] > 1 else name)
+    return tuple(found)
 
 
 def _levels(size: int, levels: int, multiple: int) -> np.ndarray:
