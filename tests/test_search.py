@@ -69,7 +69,8 @@ def test_curves_of_a_quadratic_loss_are_sums_of_squares():
         gone = squares.size - counts
         wanted = [squares[:n].sum() for n in gone]
         np.testing.assert_allclose(losses, wanted, rtol=1e-5, atol=1e-6)
-        assert counts[0] == squares.size and (np.diff(counts) < 0).all()
+        assert counts[0] == squares.size
+        assert (np.diff(counts) < 0).all()
 
 
 def test_a_unit_less_is_measured_with_all_others(graph, curves):
@@ -112,9 +113,9 @@ def test_nothing_is_compiled_for_more_levels(graph):
         )
         return sum("backend_compile" in event for event in compiled)
 
-    programs(2)  # what is remembered of scores and orders
+    programs(2)  # scores, orders and the dense outputs are compiled once
     few = programs(3)
-    assert few == programs(9) == 2  # the dense outputs, and all counts
+    assert few == programs(9) == 1
 
 
 def test_labels_on_request(graph):
@@ -133,7 +134,8 @@ def test_labels_on_request(graph):
         levels=4,
     )
     for losses in curves.losses:
-        assert losses[0] == 0 and (np.diff(losses) >= 0).all()
+        assert losses[0] == 0
+        assert (np.diff(losses) >= 0).all()
         assert 0 < losses[-1] <= 1
 
 
@@ -142,7 +144,8 @@ def test_curves_are_saved_and_print(curves, tmp_path):
     again = Curves.load(tmp_path / "curves.json")
     jax.tree.map(np.testing.assert_array_equal, again, curves)
     assert str(again) == str(curves)
-    assert "b[0]" in str(curves) and "at 25%" in str(curves)
+    assert "b[0]" in str(curves)
+    assert "at 25%" in str(curves)
     (tmp_path / "other.json").write_text("[1, 2]")
     with pytest.raises(ValueError, match=r"other\.json.*holds no curves"):
         Curves.load(tmp_path / "other.json")
@@ -350,7 +353,7 @@ def test_pools_keep_multiples_and_a_floor():
     for floor, least in ((0.0, 3), (0.5, 16), (1.0, 33)):
         found = search.fit(uneven, {"multiply_adds": 0.53}, floor=floor)
         assert found.counts[0] >= least  # uniform keeps .53 of 64: 33.92
-        assert found.counts[0] <= max(least, 5)
+        assert found.counts[0] <= least + 2  # what is left of the budget
 
 
 def test_the_same_seed_gives_the_same_fit():
@@ -359,7 +362,8 @@ def test_the_same_seed_gives_the_same_fit():
         search.fit(curves, {"multiply_adds": 0.3}) for _ in range(2)
     )
     np.testing.assert_array_equal(first.counts, again.counts)
-    assert str(first) == str(again) and "multiply_adds 29.8%" in str(first)
+    assert str(first) == str(again)
+    assert "multiply_adds 29.8%" in str(first)
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,7 @@ class Maker(NamedTuple):
             structure=self.structure,
             allocation=fitted(fit),
             criterion=self.criterion,
+            targets="dense",
             key=self.seed,
         )
         if self.finetune is None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jprune._core.checks import check_member, check_number
+from jprune._core.checks import check_integer, check_member, check_number
 from jprune._core.describe import describe
 from jprune._core.programs import bound, check_call
 from jprune._core.progress import bar
@@ -33,7 +33,6 @@ from jprune.search.sensitivity import sensitivity
 from jprune.structures import Structure
 
 SEARCHED = 256  # samples at least, for the curves
-REPAIRED = 2048  # and for the repair
 BUDGETS = tuple(2 ** (-step / 2) for step in range(1, 17))  # .71, .5, .35, ...
 Timer = Callable[..., float]
 
@@ -84,6 +83,7 @@ def compress(
     by: str | Timer = "multiply_adds",
     budgets: Sequence[float] = BUDGETS,
     distance: Callable[[Any, Any], Any] | None = None,
+    samples: int = 4096,
     resume: str | PathLike[str] | None = None,
     seed: int = 0,
     **static: Any,
@@ -102,8 +102,8 @@ def compress(
       fn: Any function of parameters and arrays, that of a trained model.
       params: Its parameters.
       batches: An iterable of batches, held at once: the first entries of each are the
-        arguments of ``fn``. Curves are measured on the first 256 samples and more, the
-        repair takes the first 2,048 and more. Labels are not needed.
+        arguments of ``fn``. Curves are measured on the first 256 samples, the repair
+        takes the first ``samples``. Labels are not needed.
       holdout: Batches that are judged, other samples than those.
       score: ``score(outputs, *batch) -> [n]``: of each sample whether it is right
         (bool), or a number in [0, 1].
@@ -125,6 +125,8 @@ def compress(
       budgets: Fractions that are tried, falling.
       distance: As in :func:`sensitivity`. None: ``kl`` for outputs with several numbers
         in the last axis, else ``squared_error``.
+      samples: How many the repair takes. More are better, and what a program computes
+        of all of them is held at once. Static.
       resume: A folder for what was made so far: the same call goes on from there.
       seed: Of scores and searches: the same seed gives the same result.
       **static: Further keyword arguments of ``fn``, fixed; no arrays.
@@ -160,6 +162,7 @@ def compress(
     check_call(call, fn, params, (), concrete=True)
     allowed = _fraction(f"`{call}(tolerance=...)`", tolerance)
     sure = _fraction(f"`{call}(confidence=...)`", confidence)
+    samples = check_integer(f"`{call}(samples=...)`", samples, 1, static=True)
     _check_functions(score=score, finetune=finetune, groups=groups)
     searched = batches_of("batches", batches)
     held = batches_of("holdout=...", holdout)
@@ -190,7 +193,7 @@ def compress(
         seed=seed,
     )
     cost = _cost(curves, by)
-    repairing = _alike(_first(args, REPAIRED))
+    repairing = _alike(_first(args, samples))
     maker = Maker(
         fn, params, repairing, structure, criterion, finetune, seed, folder
     )

@@ -59,7 +59,8 @@ def squared_error(dense: Tree, outputs: Tree) -> jax.Array:
     """
 
     def one(p: jax.Array, q: jax.Array) -> jax.Array:
-        spread = jnp.sum((p - jnp.mean(p, 0)) ** 2)
+        middle = jnp.mean(p, 0) if p.ndim else p
+        spread = jnp.sum((p - middle) ** 2)
         apart = jnp.sum((p - q) ** 2)
         return apart / jnp.where(spread > 0, spread, 1)
 

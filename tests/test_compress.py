@@ -1,0 +1,370 @@
+"""`compress`: what it promises, what it returns, and what it refuses."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jprune
+from jprune import criteria, structures
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+def numbers(*shape: int, seed: int = 0) -> Any:
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape))
+
+
+def mlp(params, x):
+    return (
+        jax.nn.relu(x @ params["w"] + params["b"]) @ params["v"] + params["c"]
+    )
+
+
+def right(logits, x, y):
+    return logits.argmax(-1) == y
+
+
+# Four of ten units do all the work, and two do a little.
+STRENGTH = jnp.array([1, 0, 1, 0, 1e-3, 1, 0, 1e-3, 1, 0])[:, None]
+PARAMS = {
+    "w": numbers(4, 10),
+    "b": numbers(10, seed=1),
+    "v": numbers(10, 3, seed=2) * STRENGTH,
+    "c": numbers(3, seed=5) / 10,
+}
+X, OTHER = numbers(256, 4, seed=3), numbers(600, 4, seed=4)
+Y = mlp(PARAMS, OTHER).argmax(-1)
+HELD = [(OTHER[:300], Y[:300]), (OTHER[300:], Y[300:])]
+
+
+def compress(**options):
+    options = {
+        "holdout": HELD,
+        "score": right,
+        "inputs": 1,
+        "budgets": (0.7, 0.4, 0.2),
+    } | options
+    fn, params = options.pop("fn", mlp), options.pop("params", PARAMS)
+    batches = options.pop("batches", [(X,)])
+    return jprune.compress(fn, params, batches, **options)
+
+
+@pytest.fixture(scope="module")
+def result():
+    return compress()
+
+
+def test_the_smallest_model_that_keeps_the_promise(result):
+    assert result.promise.kept
+    assert result.promise.bound <= 0.01
+    assert result.point is result.front[-2]
+    assert [point.promise.kept for point in result.front] == [True, True, False]
+    assert result.small.params["w"].shape == (4, 4)
+    assert result.point.fit.left["multiply_adds"] == 0.4
+    left = [point.fit.left["multiply_adds"] for point in result.front]
+    assert left == sorted(left, reverse=True)
+
+
+def test_all_that_it_returns_is_one_model(result):
+    small = result.small
+    dense = mlp(result.params, OTHER)
+    np.testing.assert_allclose(small.fn(small.params, OTHER), dense, atol=1e-5)
+    assert small.certify(OTHER).error < 1e-4
+    masked = jprune.apply_masks(result.params, result.masks)
+    jax.tree.map(np.testing.assert_array_equal, masked, result.params)
+    scores = np.concatenate(
+        [right(mlp(result.params, x), x, y) for x, y in HELD]
+    )
+    assert result.promise.small == pytest.approx(scores.mean())
+    assert result.promise.dense == 1.0
+    assert result.promise.samples == 600
+
+
+def test_it_prints_in_words(result):
+    words = str(result)
+    assert "40.0 % of the multiply-adds" in words
+    assert "On 600 samples that no search has seen" in words
+    assert "the promise of 1 is kept" in words
+    assert "It stopped at 20.0 % of the multiply-adds" in words
+    table = str(result.front).splitlines()
+    assert len(table) == 5
+    assert table[-1].endswith("no")
+
+
+def test_the_same_seed_gives_the_same_result(result):
+    again = compress(budgets=(0.7, 0.4))
+    jax.tree.map(
+        np.testing.assert_array_equal, again.small.params, result.small.params
+    )
+    assert again.promise == result.promise
+    assert again.stopped == "All budgets were tried."
+
+
+def test_nothing_is_lost_where_nothing_can_be_promised():
+    sensitive = PARAMS | {"v": numbers(10, 3, seed=2)}
+    y = mlp(sensitive, OTHER).argmax(-1)
+    result = compress(
+        params=sensitive, holdout=[(OTHER, y)], budgets=(0.3, 0.2)
+    )
+    assert result.point is None
+    assert not result.promise.kept
+    assert len(result.front) == 1
+    jax.tree.map(np.testing.assert_array_equal, result.params, sensitive)
+    np.testing.assert_allclose(
+        result.small.fn(result.small.params, OTHER),
+        mlp(sensitive, OTHER),
+        rtol=1e-5,
+    )
+    assert all(bool(x.all()) for x in jax.tree.leaves(result.masks))
+    assert "Nothing was removed" in str(result)
+    assert "can be promised, and 1 were asked for" in str(result)
+
+
+def test_a_finetune_gets_the_smaller_model_and_is_judged():
+    seen = []
+
+    def finetune(fn, params, masks):
+        seen.append((jax.tree.map(jnp.shape, params), masks))
+        fn(params, X)
+        return params | {name: 2 * params[name] for name in "vc"}
+
+    result = compress(finetune=finetune, budgets=(0.4,))
+    assert seen == [({"b": (4,), "c": (3,), "v": (4, 3), "w": (4, 4)}, None)]
+    plain = compress(budgets=(0.4,))
+    for name, times in (("w", 1), ("v", 2), ("c", 2)):
+        np.testing.assert_allclose(
+            result.small.params[name],
+            times * plain.small.params[name],
+            rtol=1e-6,
+        )
+    assert result.small.certify(OTHER).error < 1e-4
+
+
+def test_distilled_on_what_the_dense_model_says():
+    finetune = jprune.distill(mlp, PARAMS, [X], optax.adam(1e-2), 30)
+    plain = compress(budgets=(0.2,), tolerance=0.5)
+    tuned = compress(budgets=(0.2,), tolerance=0.5, finetune=finetune)
+    assert tuned.small.params["w"].shape == plain.small.params["w"].shape
+    assert tuned.promise.small > plain.promise.small
+
+
+def test_weights_go_and_stay_away():
+    finetune = jprune.distill(mlp, PARAMS, [X], optax.adamw(1e-2), 10)
+    result = compress(
+        structure=structures.unstructured(),
+        criterion=criteria.magnitude(),
+        finetune=finetune,
+        tolerance=0.3,
+        budgets=(0.6,),
+        by="parameters",
+    )
+    kept = sum(int(m.sum()) for m in (result.masks["w"], result.masks["v"]))
+    assert (kept + 13) / 83 == result.point.fit.left["parameters"] <= 0.6
+    for name in ("w", "v"):
+        assert not np.asarray(result.params[name])[~result.masks[name]].any()
+
+
+def test_the_fastest_of_those_that_keep_the_promise():
+    """Timed beside the dense model; the smallest is not the fastest here."""
+    calls = []
+
+    def timer(fn, params, *args):
+        units = params["b"].shape[0]
+        fn(params, *args)
+        calls.append(units)
+        return {16: 4.0, 8: 2.0}[units]
+
+    wide = {
+        "w": numbers(4, 16),
+        "b": numbers(16, seed=1),
+        "v": numbers(16, 3, seed=2).at[5:].set(0.0),
+        "c": PARAMS["c"],
+    }
+    y = mlp(wide, OTHER).argmax(-1)
+    result = compress(
+        params=wide, holdout=[(OTHER, y)], by=timer, budgets=(0.9, 0.6)
+    )
+    assert result.small.params["b"].shape == (8,)  # a multiple of 8
+    assert calls == [16, 8]
+    assert result.point.seconds == 2.0
+    assert result.point.dense_seconds == 4.0
+    assert "2.00 times as fast" in str(result)
+    assert "2000.000 ms" in str(result.front)
+
+
+def test_numbers_in_place_of_outcomes():
+    """Regression: how close an output is, from 0 to 1."""
+
+    def close(outputs, x, y):
+        return jnp.exp(-((outputs - y) ** 2).sum(-1))
+
+    fn, head = mlp, PARAMS | {"v": PARAMS["v"][:, :1], "c": PARAMS["c"][:1]}
+    x, y = OTHER, fn(head, OTHER)
+    result = compress(
+        params=head,
+        holdout=[(x, y)],
+        score=close,
+        tolerance=0.02,
+        budgets=(0.4,),
+    )
+    assert result.promise.kept
+    assert result.small.params["b"].shape == (4,)
+
+
+def test_the_group_that_loses_most():
+    result = compress(
+        groups=lambda x, y: np.where(x[:, 0] > 0, "plus", "minus"),
+        budgets=(0.4, 0.2),
+    )
+    worst = result.front[-1].promise.worst
+    assert worst.group in ("plus", "minus")
+    assert worst.samples < 600
+    assert worst.loss >= result.front[-1].promise.loss
+    assert worst.bound > worst.loss
+    assert "worst group" in str(result.front)
+    assert "The group that loses most is" in str(result)
+
+
+class Norms(nn.Module):
+    """Convolutions with statistics that no gradient trains."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.Conv(8, (3, 3))(x)
+        x = nn.relu(nn.BatchNorm(use_running_average=not train)(x))
+        return nn.Dense(3)(x.mean((1, 2)))
+
+
+def test_linen_with_statistics():
+    module = Norms()
+    x = numbers(64, 6, 6, 1)
+    variables = module.init(jax.random.key(0), x)
+    kernel = variables["params"]["Dense_0"]["kernel"]
+    variables["params"]["Dense_0"]["kernel"] = kernel.at[4:].set(0.0)
+    held = numbers(400, 6, 6, 1, seed=1)
+    y = module.apply(variables, held).argmax(-1)
+    finetune = jprune.distill(
+        module.apply, variables, [x], optax.adam(1e-4), 2, train=False
+    )
+    result = compress(
+        fn=module.apply,
+        params=variables,
+        batches=[(x,)],
+        holdout=[(held, y)],
+        budgets=(0.5,),
+        finetune=finetune,
+        train=False,
+    )
+    stats = result.small.params["batch_stats"]["BatchNorm_0"]
+    assert stats["mean"].shape == (4,)
+    assert float(stats["var"].min()) > 0
+    assert result.promise.kept
+
+
+# Killed, and called again ----------------------------------------------------
+
+
+def test_it_goes_on_where_it_was_killed(tmp_path):
+    calls = []
+
+    def finetune(fn, params, masks):
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return params
+
+    options = {"finetune": finetune, "resume": tmp_path, "budgets": (0.7, 0.4)}
+    with pytest.raises(KeyboardInterrupt):
+        compress(**options)
+    assert len(calls) == 1
+    calls.append(1)
+    result = compress(**options)
+    assert len(calls) == 3  # the second model alone
+    again = compress(**options)
+    assert len(calls) == 3
+    plain = compress(
+        budgets=(0.7, 0.4), finetune=lambda fn, params, masks: params
+    )
+    for other in (again, plain):
+        assert str(other) == str(result)
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            other.small.params,
+            result.small.params,
+        )
+    with pytest.raises(ValueError, match="holds another search"):
+        compress(**options | {"tolerance": 0.02})
+    (tmp_path / "search.json").write_text("{")
+    with pytest.raises(ValueError, match="none of a search"):
+        compress(**options)
+
+
+# Refused ---------------------------------------------------------------------
+
+
+def nan(logits, x, y):
+    return jnp.where(y == 0, jnp.nan, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            {"holdout": [(OTHER[:200], Y[:200])]},
+            "at least 268 samples, even if nothing is lost, and there are 200",
+        ),
+        (
+            {"score": lambda logits, x, y: right(logits, x, y).mean()},
+            r"\[300\], got",
+        ),
+        ({"score": lambda logits, x, y: 2.0 * y}, r"lie in \[0, 1\], got 2"),
+        ({"score": nan}, "got nan for sample"),
+        ({"score": "accuracy"}, "score.* must be a function"),
+        ({"batches": [(OTHER[:300],)]}, "holdout batch 0 is batch 0 of those"),
+        ({"tolerance": 1.0}, "tolerance.* between 0 and 1, got 1"),
+        ({"confidence": 95}, "confidence.* between 0 and 1, got 95"),
+        ({"batches": []}, r"compress\(batches\)` is empty"),
+        ({"holdout": []}, r"holdout=\.\.\.\)` is empty"),
+        ({"batches": X}, "must be an iterable of batches"),
+        ({"inputs": 3}, "between 1 and the 1 entries"),
+        ({"by": "flops"}, "must be one of 'parameters', 'multiply_adds'"),
+        (
+            {"finetune": lambda fn, params, masks: PARAMS},
+            r"'b' has shape \(10,\), and had",
+        ),
+        ({"finetune": lambda fn, params, masks: 1.0}, "parameters like those"),
+        ({"groups": lambda x, y: [1]}, "the group of each sample"),
+        ({"budgets": (0.001,)}, "the least that can be reached"),
+    ],
+)
+def test_bad_input_says_what_to_do(options, words):
+    with pytest.raises(ValueError, match=words):
+        compress(**options)
+
+
+def test_nothing_to_prune():
+    with pytest.raises(ValueError, match="nothing can be removed"):
+        compress(fn=lambda p, x: x @ p, params=PARAMS["w"][:, :3])
+
+
+def test_arguments_are_told_from_labels_or_asked_for():
+    def guess(fn, params=PARAMS, **options):
+        return compress(
+            fn=fn,
+            params=params,
+            batches=[(X, mlp(PARAMS, X).argmax(-1))],
+            inputs=None,
+            budgets=(0.7,),
+            **options,
+        )
+
+    assert guess(mlp).promise.kept
+    with pytest.raises(ValueError, match="the first 1 or 2 entries"):
+        guess(lambda p, x, mask=None: mlp(p, x))
+    with pytest.raises(ValueError, match="none of the first entries"):
+        guess(lambda p: p)
