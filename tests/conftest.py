@@ -37,10 +37,13 @@ def quick_compilation(request: pytest.FixtureRequest) -> Iterator[bool]:
     """Few optimisations, unless the test is slow, heavy or `optimized`.
 
     Most of the suite's time is compilation. Those that look at memory, at the
-    program or at the last bit are `optimized`: compiled as a user's programs.
+    program or at the last bit are `optimized`: compiled as a user's programs. Cases
+    of a sweep that are slow are compiled as the others of it.
     """
-    asked = ("slow", "heavy", "optimized")
-    quick = not any(map(request.node.get_closest_marker, asked))
+    marked = request.node.get_closest_marker
+    quick = not marked("optimized") and (
+        marked("sweep") is not None or not (marked("slow") or marked("heavy"))
+    )
     jax.config.update("jax_disable_most_optimizations", quick)
     yield quick
     jax.config.update("jax_disable_most_optimizations", True)

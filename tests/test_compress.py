@@ -12,8 +12,6 @@ import pytest
 import jprune
 from jprune import criteria, structures
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def numbers(*shape: int, seed: int = 0) -> Any:
     return jnp.asarray(np.random.default_rng(seed).standard_normal(shape))

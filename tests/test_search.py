@@ -15,8 +15,6 @@ from jprune import allocations, criteria, report, search, structures
 from jprune.allocations import Pools
 from jprune.search import Curves, Fit, Polynomial
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def numbers(*shape: int, seed: int = 0) -> Any:
     return jnp.asarray(np.random.default_rng(seed).standard_normal(shape))
