@@ -20,6 +20,7 @@ EXAMPLES = {
     "checkpoint": [],
     "load_prune_save": [],
     "ema": [],
+    "automatic": [f"--plot={IMAGES}/automatic.png"],
     "one_shot": [],
     "quantize": [],
     "shrink_while_training": [],
@@ -41,6 +42,7 @@ LONG = {
     "compact": [],
     "accuracy_networks": ["--only=networks", "--seeds=3"],
     "benchmarks/shrinking": [],
+    "automatic_networks": [],
     "one_ranking": [*ONE_RANKING, "--allocation=global_ranking"],
     "one_ranking_l2": [*ONE_RANKING, "--allocation=global_ranking_l2"],
     "benchmarks/calibration": [],
@@ -51,6 +53,7 @@ LONG = {
     ],
 }
 SCRIPTS = {  # of another name
+    "automatic_networks": "benchmarks/automatic",
     "accuracy_networks": "benchmarks/accuracy",
     "digits_validation": "digits_sparse_training",
     "one_shot_tables": "benchmarks/one_shot",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["accuracy", "errors", "masks", "sparsity"]
+__all__ = ["accuracy", "curves", "errors", "front", "masks", "sparsity"]
 
 
 def _pyplot(call: str) -> Any:
@@ -228,4 +228,92 @@ def errors(
     ax.set(xlabel="error of outputs, as a fraction of their power")
     ax.invert_yaxis()
     ax.legend()
+    return ax
+
+
+def curves(curves: Any, *, ax: "Axes | None" = None) -> "Axes":
+    """Draws what is lost if one pool keeps so many of its units.
+
+    Args:
+      curves: What :func:`jprune.search.sensitivity` returned.
+      ax: Where to draw; default: those of a new figure.
+
+    Returns:
+      The ``matplotlib.axes.Axes``, with one line for each pool.
+
+    Raises:
+      ImportError: matplotlib is missing.
+
+    >>> import numpy as np, jprune
+    >>> from jprune import search
+    >>> axes = jprune.plot.curves(search.Curves(
+    ...     ("w",), np.array([1]), np.array([4]), (np.array([4, 2, 1]),),
+    ...     (np.array([0., .1, .4]),), {}))
+    >>> axes.lines[0].get_xdata().tolist()
+    [100.0, 50.0, 25.0]
+    """
+    if ax is None:
+        ax = _pyplot("curves").subplots()[1]
+    for name, size, counts, losses in zip(
+        curves.names, curves.sizes, curves.counts, curves.losses, strict=True
+    ):
+        kept = 100 * np.asarray(counts) / max(int(size), 1)
+        ax.plot(kept, losses, marker=".", label=f"{name} ({size:,})")
+    ax.set(xlabel="units that stay, %", ylabel="loss, all others whole")
+    ax.set_yscale("symlog", linthresh=1e-3)
+    ax.invert_xaxis()
+    ax.legend(fontsize="small")
+    return ax
+
+
+def front(
+    front: Any,
+    *,
+    by: str = "multiply_adds",
+    label: str | None = None,
+    ax: "Axes | None" = None,
+) -> "Axes":
+    """Draws what each model that was tried loses, and at most does.
+
+    Args:
+      front: That of what :func:`jprune.compress` returned.
+      by: The cost along the x axis.
+      label: A name, for ``ax.legend()``.
+      ax: Where to draw; default: those of a new figure.
+
+    Returns:
+      The ``matplotlib.axes.Axes``: points with their bounds, full where the promise is
+      kept, and a line at the tolerance.
+
+    Raises:
+      ImportError: matplotlib is missing.
+      ValueError: Nothing was tried.
+    """
+    points = list(front)
+    if not points:
+        raise ValueError("`jprune.plot.front(front)`: nothing was tried.")
+    if ax is None:
+        ax = _pyplot("front").subplots()[1]
+    left = np.array([100 * point.fit.left[by] for point in points])
+    loss, bound = (
+        np.array([100 * getattr(point.promise, name) for point in points])
+        for name in ("loss", "bound")
+    )
+    kept = np.array([point.promise.kept for point in points])
+    (line,) = ax.plot(left, loss, alpha=0.5, label=label)
+    for some, face in ((kept, line.get_color()), (~kept, "white")):
+        ax.errorbar(
+            left[some],
+            loss[some],
+            [np.zeros(some.sum()), (bound - loss)[some]],
+            fmt="o",
+            capsize=3,
+            color=line.get_color(),
+            markerfacecolor=face,
+        )
+    ax.axhline(100 * points[0].promise.tolerance, color="0.4", ls="--")
+    ax.set(
+        xlabel=f"{by.replace('_', '-')} left, %",
+        ylabel="points lost, and at most",
+    )
     return ax

@@ -37,8 +37,8 @@ def quick_compilation(request: pytest.FixtureRequest) -> Iterator[bool]:
     """Few optimisations, unless the test is slow, heavy or `optimized`.
 
     Most of the suite's time is compilation. Those that look at memory, at the
-    program or at the last bit are `optimized`: compiled as a user's programs. Cases
-    of a sweep that are slow are compiled as the others of it.
+    program or at the last bit are `optimized`: compiled as a user's programs.
+    Cases of a sweep that are slow are compiled as the others of it.
     """
     marked = request.node.get_closest_marker
     quick = not marked("optimized") and (

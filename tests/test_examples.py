@@ -40,7 +40,7 @@ def runs(tmp_path_factory):
 
 def rows_of(stdout: str) -> dict[str, list[str]]:
     """The cells of each row by its name."""
-    cells = r"(.{26}) +(\S+%) +(\S+%) +(\S+/170) +(\S+%) +(\S+) +(\S+) +(\S+)"
+    cells = r"(.{26}) +(\S+%) +(\S+%|-) +(\S+/170) +(\S+%) +(\S+) +(\S+) +(\S+)"
     found = [re.fullmatch(cells, line) for line in stdout.splitlines()]
     return {m[1].strip(): list(m.groups()[1:]) for m in found if m}
 
@@ -57,6 +57,7 @@ def test_iris_prints_every_row(runs):
         "problem 1, compression",
         "problem 2, ... in the ball",
         "problem 3, fit in the ball",
+        "automatic, 10 points",
     ]
 
 
@@ -89,10 +90,16 @@ def test_iris_stays_in_the_ball(runs):
 
 
 def test_iris_concludes_in_two_sentences(runs):
-    conclusion = runs[0].stdout.split("\n\n")[-1].splitlines()
+    conclusion = runs[0].stdout.split("\n\n")[-2].splitlines()
     assert len(conclusion) == 2
     assert conclusion[0].endswith("and remove none of the 170 weights.")
     assert "keeps 51 of them in 318 bytes (dense: 794)" in conclusion[1]
+
+
+def test_iris_says_what_it_promises(runs):
+    words = runs[0].stdout.split("\n\n")[-1]
+    assert words.startswith("What `compress` says of the last row:")
+    assert "On 30 samples that no search has seen" in words
 
 
 @pytest.mark.slow

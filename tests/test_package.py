@@ -29,6 +29,7 @@ FAMILIES = [
     "jprune.plot",
     "jprune.projections",
     "jprune.report",
+    "jprune.search",
     "jprune.selection",
     "jprune.solvers",
     "jprune.structures",
@@ -97,6 +98,7 @@ def test_api_page_lists_what_is_exported(name: str) -> None:
             *jprune.compaction.__all__,
             *jprune.jaxprs.__all__,
             *jprune.calibration.__all__,
+            *jprune.search.__all__,
         )
         exported = [n for n in exported if n not in others]
     assert sorted(listed) == sorted(exported)

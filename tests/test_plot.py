@@ -14,6 +14,7 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 import jprune
+from jprune import search
 
 matplotlib.use("agg")
 KERNEL = jnp.array([[1.0, -4.0], [3.0, -2.0], [0.5, 6.0]])
@@ -131,3 +132,43 @@ def test_flax_boxes_and_states() -> None:
     image: Any = figure.axes[0].images[0].get_array()
     assert image.compressed().size == 6
     assert len(jax.tree.leaves(masks)) == 1
+
+
+def tried(losses, kept):
+    """A front of models that lost so much."""
+    found = []
+    for i, (loss, fine) in enumerate(zip(losses, kept, strict=True)):
+        left = {"multiply_adds": 0.5**i}
+        fit = search.Fit((), *[np.zeros(0, int)] * 3, left, left, 0.0)
+        promise = search.Promise(
+            fine, 300, 0.01, 0.95, 0.9, 0.9 - loss, loss, loss + 0.005
+        )
+        found.append(search.Point(0.5**i, fit, promise))
+    return search.Front(found)
+
+
+def test_a_front_shows_what_each_model_loses():
+    ax = jprune.plot.front(tried([0.0, 0.004, 0.02], [True, True, False]))
+    np.testing.assert_allclose(ax.lines[0].get_xdata(), [100, 50, 25])
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), [0, 0.4, 2.0])
+    assert ax.get_xlabel() == "multiply-adds left, %"
+    full, open_ = ax.containers
+    assert len(full[0].get_xdata()) == 2
+    assert open_[0].get_markerfacecolor() == "white"
+    with pytest.raises(ValueError, match="nothing was tried"):
+        jprune.plot.front(search.Front())
+
+
+def test_curves_are_a_line_for_each_pool():
+    curves = search.Curves(
+        ("a", "b"),
+        np.array([1, 1]),
+        np.array([4, 10]),
+        (np.array([4, 2, 1]), np.array([10, 5, 1])),
+        (np.array([0.0, 0.1, 0.4]), np.array([0.0, 0.2, 0.3])),
+        {},
+    )
+    ax = jprune.plot.curves(curves)
+    assert [line.get_label() for line in ax.lines] == ["a (4)", "b (10)"]
+    np.testing.assert_allclose(ax.lines[1].get_xdata(), [100, 50, 10])
+    np.testing.assert_allclose(ax.lines[1].get_ydata(), [0, 0.2, 0.3])

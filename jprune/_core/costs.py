@@ -38,3 +38,6 @@ class Polynomial(NamedTuple):
         """The same of JAX's numbers, as a fraction of some cost."""
         factors: Any = jnp.append(shares, 1.0)[self.pools]
         return jnp.sum(self.amounts / whole * jnp.prod(factors, -1))
+
+
+Polynomial.__module__ = "jprune.search"  # where users find it

@@ -38,3 +38,6 @@ class Fit(NamedTuple):
         left = ", ".join(f"{name} {x:.1%}" for name, x in self.left.items())
         total = ("left", "", "", left)
         return table([*rows, total], 1)
+
+
+Fit.__module__ = "jprune.search"  # where users find it

@@ -27,13 +27,17 @@ from jprune.search.judge import (
     inputs_of,
     samples_of,
 )
+from jprune.search.problem import least_left
 from jprune.search.promise import Promise, needed, promise
 from jprune.search.resume import Folder, asked_for
 from jprune.search.sensitivity import sensitivity
 from jprune.structures import Structure
 
 SEARCHED = 256  # samples at least, for the curves
-BUDGETS = tuple(2 ** (-step / 2) for step in range(1, 17))  # .71, .5, .35, ...
+BUDGETS = (
+    *(0.7, 0.5, 0.42, 0.35, 0.29, 0.25, 0.21, 0.17, 0.14, 0.12, 0.1),
+    *(0.08, 0.07, 0.06, 0.05, 0.04, 0.03, 0.02, 0.01),
+)
 Timer = Callable[..., float]
 
 
@@ -247,15 +251,13 @@ def _search(
     """
     best: Best = None
     points: list[Point] = []
+    least = least_left(curves, cost)
     with bar("compress", len(budgets)) as shown:
         for budget in budgets:
             shown.set_postfix_str(f"{100 * budget:.3g} % of {cost}")
-            try:
-                found = fit(curves, {cost: budget}, seed=seed)
-            except ValueError as error:
-                if not points:
-                    raise
-                return best, Front(points), f"It stopped there: {error}"
+            if points and budget < least:
+                return best, Front(points), _end(least, cost)
+            found = fit(curves, {cost: budget}, seed=seed)
             shown.update()
             if points and (found.counts == points[-1].fit.counts).all():
                 continue
@@ -347,6 +349,14 @@ def _alike(batches: list[Any]) -> list[Any]:
         for batch, shape in zip(batches, shapes, strict=True)
         if shape == shapes[0]
     ]
+
+
+def _end(least: float, cost: str) -> str:
+    """Why there is no smaller model."""
+    return (
+        f"Less than {100 * least:.1f} % of the {cost.replace('_', '-')} can't be "
+        "reached: each pool keeps a unit, and 4 % of them."
+    )
 
 
 def _why(point: Point, cost: str) -> str:

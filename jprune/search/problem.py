@@ -28,6 +28,15 @@ def fractions(problem: Problem, counts: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
+def least_left(curves: Curves, name: str) -> float:
+    """The fraction of a cost that is left with as few units as were measured."""
+    ends = np.array([counts[-1] for counts in curves.counts])
+    multiple = curves.round_to
+    counts = rounded(ends, curves.sizes, multiple, up=True)
+    cost = curves.costs[name]
+    return float(cost.at(counts / np.maximum(curves.sizes, 1)) / cost.whole)
+
+
 def fits(problem: Problem, counts: np.ndarray) -> np.ndarray:
     """Which of some counts ``[..., pools]`` are within the budget."""
     fine = np.ones(counts.shape[:-1], bool)
