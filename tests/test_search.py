@@ -1,6 +1,7 @@
 """`sensitivity`, `fit` and `fitted`: counting, closed forms, brute force."""
 
 import itertools
+import pickle
 from typing import Any
 
 import jax
@@ -480,3 +481,13 @@ def test_what_a_fit_does_not_know_is_refused(graph, curves):
         jprune.find_masks(PARAMS, 0.1, allocation=allocation)
     with pytest.raises(ValueError, match=r"search\.fit"):
         allocations.fitted(curves)
+
+
+def test_fitted_pickles_and_prints():
+    fit = fit_of([1, 1], [8, 8], [6, 2])
+    pools = Pools(fit.numbers, fit.sizes, None, None)
+    allocation = allocations.fitted(fit)
+    again = pickle.loads(pickle.dumps(allocation))
+    assert repr(again) == repr(allocation) == "fitted(Fit(...))"
+    for one in (allocation, again):
+        assert joined(one.counts(pools, 0.25)).tolist() == [7, 5]

@@ -29,6 +29,9 @@ class Timing(NamedTuple):
 class Speed(dict[str, Timing]):
     """What :func:`speed` returns, by the names of the models; prints as a table."""
 
+    def __init__(self, timings: Mapping[str, Timing]) -> None:
+        super().__init__(timings)
+
     def __str__(self) -> str:
         rows = [
             ("model", "call", "times as fast", "half of rounds", "compiled in")

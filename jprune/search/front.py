@@ -1,5 +1,6 @@
 """What was tried, and what came of it."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from jprune._core.fits import Fit
@@ -24,6 +25,10 @@ class Front(tuple[Point, ...]):
     """
 
     __slots__ = ()
+
+    def __new__(cls, points: Iterable[Point] = ()) -> "Front":
+        """From some points."""
+        return super().__new__(cls, points)
 
     def __str__(self) -> str:
         if not self:

@@ -33,7 +33,7 @@ def sensitivity(
     structure: Structure,
     criterion: Criterion | None = None,
     levels: int = 14,
-    distance: Callable[[Any, Any], Any] = kl,
+    distance: Callable[[Any, Any], Any] | None = None,
     loss: Callable[..., Any] | None = None,
     inputs: int | None = None,
     seed: Any = 0,
@@ -55,8 +55,8 @@ def sensitivity(
         ``gauss_newton(fn, params, first_batch)``.
       levels: How many counts of each pool are tried, from all its units by even ratios
         to 4 % of them. Static.
-      distance: ``(dense outputs, outputs) -> scalar``: :func:`kl` for logits,
-        :func:`squared_error` for other numbers.
+      distance: ``(dense outputs, outputs) -> scalar``. None: :func:`kl`, for logits;
+        :func:`squared_error` is for other numbers.
       loss: ``(outputs, *batch) -> scalar`` in place of ``distance``, with labels: what
         is measured is how far it rises.
       inputs: How many entries of a batch are arguments of ``fn``; a loss sees all of
@@ -103,7 +103,7 @@ def sensitivity(
     ordered = order(
         call, fn, params, read[0][:inputs], structure, criterion, seed
     )
-    lost = _measure(fn, params, read, inputs, ordered, distance, loss)
+    lost = _measure(fn, params, read, inputs, ordered, distance or kl, loss)
     return curves_of(
         ordered,
         costs_of(fn, params, read[0][:inputs], ordered),
