@@ -40,13 +40,13 @@ Y = mlp(PARAMS, OTHER).argmax(-1)
 HELD = [(OTHER[:300], Y[:300]), (OTHER[300:], Y[300:])]
 
 
-def compress(**options):
-    options = {
+def compress(**given):
+    options: dict[str, Any] = {
         "holdout": HELD,
         "score": right,
         "inputs": 1,
         "budgets": (0.7, 0.4, 0.2),
-    } | options
+    } | given
     fn, params = options.pop("fn", mlp), options.pop("params", PARAMS)
     batches = options.pop("batches", [(X,)])
     return jprune.compress(fn, params, batches, **options)
@@ -245,7 +245,7 @@ def test_linen_with_statistics():
     kernel = variables["params"]["Dense_0"]["kernel"]
     variables["params"]["Dense_0"]["kernel"] = kernel.at[4:].set(0.0)
     held = numbers(400, 6, 6, 1, seed=1)
-    y = module.apply(variables, held).argmax(-1)
+    y = jnp.argmax(module.apply(variables, held), -1)
     finetune = jprune.distill(
         module.apply, variables, [x], optax.adam(1e-4), 2, train=False
     )
@@ -268,7 +268,7 @@ def test_linen_with_statistics():
 
 
 def test_it_goes_on_where_it_was_killed(tmp_path):
-    calls = []
+    calls: list[int] = []
 
     def finetune(fn, params, masks):
         if len(calls) == 1:

@@ -134,12 +134,13 @@ def test_flax_boxes_and_states() -> None:
     assert len(jax.tree.leaves(masks)) == 1
 
 
-def tried(losses, kept):
+def tried(losses: list[float], kept: list[bool]) -> search.Front:
     """A front of models that lost so much."""
     found = []
     for i, (loss, fine) in enumerate(zip(losses, kept, strict=True)):
         left = {"multiply_adds": 0.5**i}
-        fit = search.Fit((), *[np.zeros(0, int)] * 3, left, left, 0.0)
+        none = np.zeros(0, int)
+        fit = search.Fit((), none, none, none, left, left, 0.0)
         promise = search.Promise(
             fine, 300, 0.01, 0.95, 0.9, 0.9 - loss, loss, loss + 0.005
         )
@@ -147,8 +148,8 @@ def tried(losses, kept):
     return search.Front(found)
 
 
-def test_a_front_shows_what_each_model_loses():
-    ax = jprune.plot.front(tried([0.0, 0.004, 0.02], [True, True, False]))
+def test_a_front_shows_what_each_model_loses() -> None:
+    ax: Any = jprune.plot.front(tried([0.0, 0.004, 0.02], [True, True, False]))
     np.testing.assert_allclose(ax.lines[0].get_xdata(), [100, 50, 25])
     np.testing.assert_allclose(ax.lines[0].get_ydata(), [0, 0.4, 2.0])
     assert ax.get_xlabel() == "multiply-adds left, %"
@@ -159,7 +160,7 @@ def test_a_front_shows_what_each_model_loses():
         jprune.plot.front(search.Front())
 
 
-def test_curves_are_a_line_for_each_pool():
+def test_curves_are_a_line_for_each_pool() -> None:
     curves = search.Curves(
         ("a", "b"),
         np.array([1, 1]),
@@ -168,7 +169,7 @@ def test_curves_are_a_line_for_each_pool():
         (np.array([0.0, 0.1, 0.4]), np.array([0.0, 0.2, 0.3])),
         {},
     )
-    ax = jprune.plot.curves(curves)
+    ax: Any = jprune.plot.curves(curves)
     assert [line.get_label() for line in ax.lines] == ["a (4)", "b (10)"]
     np.testing.assert_allclose(ax.lines[1].get_xdata(), [100, 50, 10])
     np.testing.assert_allclose(ax.lines[1].get_ydata(), [0, 0.2, 0.3])

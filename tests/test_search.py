@@ -95,10 +95,12 @@ def test_a_unit_less_is_measured_with_all_others(graph, curves):
 
 
 def test_nothing_is_compiled_for_more_levels(graph):
-    compiled = []
-    jax.monitoring.register_event_duration_secs_listener(
-        lambda event, duration, **more: compiled.append(event)
-    )
+    compiled: list[str] = []
+
+    def heard(event: str, duration_secs: float, **more: Any) -> None:
+        compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(heard)
 
     def programs(levels):
         compiled.clear()
@@ -384,9 +386,11 @@ def test_bad_budgets_are_refused(budget, words):
 
 
 def fit_of(numbers, sizes, counts) -> Fit:
-    arrays = (np.asarray(x, np.int64) for x in (numbers, sizes, counts))
+    many, size, count = (
+        np.asarray(x, np.int64) for x in (numbers, sizes, counts)
+    )
     names = tuple(f"{i}" for i in range(len(sizes)))
-    return Fit(names, *arrays, {}, {}, 0.0)
+    return Fit(names, many, size, count, {}, {}, 0.0)
 
 
 def joined(counts) -> np.ndarray:
