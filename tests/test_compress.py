@@ -245,7 +245,8 @@ def test_linen_with_statistics():
     kernel = variables["params"]["Dense_0"]["kernel"]
     variables["params"]["Dense_0"]["kernel"] = kernel.at[4:].set(0.0)
     held = numbers(400, 6, 6, 1, seed=1)
-    y = jnp.argmax(module.apply(variables, held), -1)
+    outputs: Any = module.apply(variables, held)
+    y = outputs.argmax(-1)
     finetune = jprune.distill(
         module.apply, variables, [x], optax.adam(1e-4), 2, train=False
     )
