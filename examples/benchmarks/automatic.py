@@ -328,6 +328,7 @@ def main() -> None:
     parser.add_argument("--data")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS))
+    parser.add_argument("--only", choices=("promises", "rules"))
     args = parser.parse_args()
     data = load(args.data)
     for name in args.networks:
@@ -339,9 +340,10 @@ def main() -> None:
             variables = fit(module, fresh, data, steps, 2e-3, seed)
             seconds.append(time.process_time() - start)
             nets.append(Net(module, variables))
-        if name == "mlp":
+        if name == "mlp" and args.only != "rules":
             promises(nets, seconds, data)
-        rules(name, nets, data)
+        if args.only != "promises":
+            rules(name, nets, data)
 
 
 if __name__ == "__main__":
