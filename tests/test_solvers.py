@@ -143,8 +143,8 @@ def test_two_of_four_are_chosen_when_they_are_come_to(
     x, w, _ = problem(rows=90, many=many)
     x[:, 2] = 0  # never active: goes first
     # Four inputs at one place of the window follow each other in the sweep.
-    order = np.arange(many).reshape(2, 4, window)
-    order = order.transpose(0, 2, 1).ravel()
+    places = np.arange(many).reshape(2, 4, window)
+    order = places.transpose(0, 2, 1).ravel()
     gram = (x.T @ x)[np.ix_(order, order)]
     gram += 0.01 * np.mean(np.diag(gram)) * np.eye(many)
     now, mask = w[order], np.ones(w.shape, bool)
