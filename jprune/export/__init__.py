@@ -1,0 +1,19 @@
+"""Out of the door: models in files that run without their source."""
+
+from jprune.export.bundle import Bundle as Bundle
+from jprune.export.bundle import load as load
+from jprune.export.bundle import save as save
+from jprune.export.sparse import Sparse as Sparse
+from jprune.export.sparse import load_sparse as load_sparse
+from jprune.export.sparse import save_sparse as save_sparse
+from jprune.export.trees import unflat as unflat
+
+__all__ = [
+    "Bundle",
+    "Sparse",
+    "load",
+    "load_sparse",
+    "save",
+    "save_sparse",
+    "unflat",
+]
