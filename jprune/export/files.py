@@ -95,6 +95,20 @@ def check_place(call: str, place: Any) -> Path:
     return path
 
 
+def check_file(call: str, place: Any) -> Path:
+    """A place where a file may be written, refused before any work.
+
+    Raises:
+      ValueError: There is no such folder, or a folder is there.
+    """
+    path = as_path(call, place)
+    if not path.parent.is_dir() or path.is_dir():
+        raise ValueError(
+            f"`{call}`: '{path}' must be a file in a folder that exists."
+        )
+    return path
+
+
 def as_path(call: str, place: Any) -> Path:
     """A path, of a string or a path."""
     try:

@@ -64,11 +64,7 @@ def save_sparse(
     ...     jprune.export.load_sparse(file).params["w"].tolist()
     [[0.0, 0.0], [3.0, 4.0]]
     """
-    place = files.as_path(_SAVE, path)
-    if not place.parent.is_dir() or place.is_dir():
-        raise ValueError(
-            f"`{_SAVE}`: '{place}' must be a file in a folder that exists."
-        )
+    place = files.check_file(_SAVE, path)
     masks = _masks_of(params, masks)
     aligned = align_masks(f"`{_SAVE}`", params, masks)
     kept = [
