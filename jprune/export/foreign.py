@@ -13,6 +13,7 @@ from jprune._core.programs import bound, check_call
 from jprune._core.trees import path_name
 from jprune._core.typing import Tree
 from jprune.compaction import Certificate
+from jprune.compaction.removal.frozen import inlined
 from jprune.export import case
 from jprune.export.program import as_given
 from jprune.export.trees import plain
@@ -51,7 +52,7 @@ def flattened(
         given = jax.tree.unflatten(structure, leaves)
         return plain(fn(params, *as_given(given, specs)))
 
-    closed, output = jax.make_jaxpr(direct, return_shape=True)(*shapes)
+    closed, output = inlined(direct, tuple(shapes))
     names = jax.tree.unflatten(structure, shapes)
     return Flat(
         core.jaxpr_as_fun(closed),

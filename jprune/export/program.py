@@ -13,6 +13,7 @@ from jax.extend import core
 from jprune._core.arrays import abstract_array
 from jprune._core.trees import is_hole, leaves_with_path, rebuild
 from jprune._core.typing import Tree
+from jprune.compaction.removal.frozen import inlined
 from jprune.export.extras import needed
 from jprune.export.trees import flat, plain
 
@@ -41,12 +42,12 @@ def trace(
     shapes, specs = jax.tree.map(abstract_array, (flat(params), args))
     inputs = (shapes, *map(plain, specs))
     try:
-        closed, output = jax.make_jaxpr(
+        closed, output = inlined(
             lambda arrays, *given: plain(
                 fn(_nested(arrays, params), *as_given(given, specs))
             ),
-            return_shape=True,
-        )(*inputs)
+            inputs,
+        )
         constants = {
             str(i): x for i, x in enumerate(closed.consts) if _is_large(x)
         }

@@ -65,6 +65,8 @@ def save_sparse(
     [[0.0, 0.0], [3.0, 4.0]]
     """
     place = files.check_file(_SAVE, path)
+    for name, x in flat(params).items():
+        check_concrete(f"`{_SAVE}`: {name!r}", x)
     masks = _masks_of(params, masks)
     aligned = align_masks(f"`{_SAVE}`", params, masks)
     kept = [
@@ -75,7 +77,6 @@ def save_sparse(
     tensors: dict[str, np.ndarray] = {}
     leaves = {}
     for (name, x), mask in zip(flat(params).items(), kept, strict=True):
-        check_concrete(f"`{_SAVE}`: {name!r}", x)
         if is_traced(mask):
             raise ValueError(f"`{_SAVE}`: the mask of {name!r} is traced.")
         parts, about = _parts(name, x, mask)

@@ -10,6 +10,8 @@ from jprune._core.arrays import abstract_array
 from jprune._core.programs import check_call
 from jprune._core.trees import path_name
 from jprune._core.typing import Tree
+from jprune.jaxprs.program import interpret
+from jprune.jaxprs.versions import INLINED, evaluate, held
 
 
 def frozen(call: str, fn: Any, params: Tree, args: tuple[Any, ...]) -> Any:
@@ -28,7 +30,7 @@ def frozen(call: str, fn: Any, params: Tree, args: tuple[Any, ...]) -> Any:
                     f"sizes that are numbers, got the shape {x.shape}; "
                     "`jprune.export.save` keeps symbols."
                 )
-    closed, output = jax.make_jaxpr(fn, return_shape=True)(*specs)
+    closed, output = inlined(fn, specs)
     known = jax.tree_util.tree_flatten_with_path(specs)[0]
     structure: Any = jax.tree.structure(specs)
     outputs = jax.tree.structure(output)
@@ -53,6 +55,29 @@ def frozen(call: str, fn: Any, params: Tree, args: tuple[Any, ...]) -> Any:
         return jax.tree.unflatten(outputs, run(*leaves))
 
     return jax.jit(program)
+
+
+def inlined(fn: Any, specs: tuple[Any, ...]) -> tuple[Any, Tree]:
+    """The program of ``fn``, without calls of ``jit``, and its output's shapes.
+
+    Constants that calls hold become those of the program.
+    """
+    closed, output = jax.make_jaxpr(fn, return_shape=True)(*specs)
+
+    def run(*leaves: Any) -> Any:
+        return interpret(closed, leaves, _itself, _equation)
+
+    return jax.make_jaxpr(run)(*jax.tree.leaves(specs)), output
+
+
+def _itself(x: Any) -> Any:
+    return x
+
+
+def _equation(eqn: Any, inputs: list[Any]) -> list[Any]:
+    if eqn.primitive.name in INLINED:
+        return interpret(held(eqn), inputs, _itself, _equation)
+    return evaluate(eqn, inputs)
 
 
 def _place(path: Any) -> str:
