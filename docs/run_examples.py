@@ -21,6 +21,7 @@ EXAMPLES = {
     "load_prune_save": [],
     "ema": [],
     "one_shot": [],
+    "export": [],
     "shrink_while_training": [],
     "breast_cancer": [f"--plot={IMAGES}/breast_cancer.png"],
     "text_mlp": [],

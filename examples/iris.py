@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import jax
@@ -203,7 +204,7 @@ class Measured(NamedTuple):
     kept: int  # kernel entries that are not 0: what a sparse pass multiplies
     weights: int  # kernel entries; biases are never pruned
     norm: float  # |W|_F, biases included
-    stored: int  # bytes: the values that are not 0, and one bit per weight
+    stored: int  # bytes in a sparse file, behind its header
 
 
 def kernels(params: Params) -> list[np.ndarray]:
@@ -218,15 +219,24 @@ def measure(params: Params, data: Data) -> Measured:
     first = jax.tree.map(lambda p: p[0], params)
     weights = sum(w.size for w in kernels(params))
     kept = sum(int(np.count_nonzero(w)) for w in kernels(params))
-    biases = optax.tree.size(first) - weights
     return Measured(
         accuracy=float(scores[0]),
         mean_accuracy=float(scores.mean()),
         kept=kept,
         weights=weights,
         norm=float(optax.tree.norm(first)),
-        stored=4 * (kept + biases) + math.ceil(weights / 8),
+        stored=bytes_in_file(first),
     )
+
+
+def bytes_in_file(params: Params) -> int:
+    """Writes a sparse file: values that are not 0, and one bit per weight."""
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "iris.safetensors"
+        jprune.export.save_sparse(file, params)
+        data = file.read_bytes()
+    header = 8 + int.from_bytes(data[:8], "little")  # it names the arrays
+    return len(data) - header
 
 
 def table(rows: Sequence[Row], results: Sequence[Measured], args: Any) -> str:

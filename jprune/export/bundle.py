@@ -64,8 +64,11 @@ class Bundle:
         def fn(params: Mapping[str, Any], *args: Any) -> Any:
             given = tuple(map(plain, args))
             inputs = (dict(params), constants, *given)
-            _check_inputs(self._exported, inputs)
-            return run(*inputs)
+            try:
+                return run(*inputs)
+            except (TypeError, ValueError):  # checked here, it costs no time
+                _check_inputs(self._exported, inputs)
+                raise
 
         return fn
 
