@@ -31,7 +31,7 @@ DATA = Path(__file__).parent / "data"
 Params = dict[str, dict[str, jax.Array]]
 
 
-def fn(params: Params, x: jax.Array) -> jax.Array:
+def fn(params: Any, x: jax.Array) -> jax.Array:
     h = jnp.tanh(x @ params["a"]["w"] + params["a"]["b"])
     return h @ params["b"]["w"]
 
@@ -381,7 +381,7 @@ def test_a_case_that_asks_for_too_much(
 def test_verify_tells_another_model(written: Written, tmp_path: Path) -> None:
     folder = copied(written, tmp_path)
     data = bytearray(part(folder, "params").read_bytes())
-    data[-12:] = np.float32([9, 9, 9]).tobytes()
+    data[-12:] = np.full(3, 9, np.float32).tobytes()
     rewrite(folder, params=bytes(data))
     with pytest.raises(ValueError, match="output 0 differs by"):
         export.load(folder).verify()
@@ -542,7 +542,7 @@ BAD = {
         "the plan is that of other parameters: 'a/b'",
     ),
     "no plan": (
-        lambda p: export.save(p / "m", fn, params_of(), X, plan="x"),
+        lambda p: export.save(p / "m", fn, params_of(), X, plan="x")  # type: ignore[arg-type],
         "must be the plan of a compact model",
     ),
     "shapes": (
