@@ -14,8 +14,6 @@ from jax import export
 
 import jprune
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def fn(params: Any, x: jax.Array) -> jax.Array:
     def layer(x: Any, p: Any) -> Any:

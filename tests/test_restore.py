@@ -17,7 +17,6 @@ from flax.training.train_state import TrainState
 import jprune
 from jprune.compaction import Plan
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 X = jax.random.normal(jax.random.key(1), (2, 4))
 
 
