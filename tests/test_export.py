@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -632,3 +633,14 @@ def test_a_missing_converter_says_what_to_install(
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match=r"pip install \"(jax2onnx|litert-)"):
         call(tmp_path / "m", fn, params_of(), X)
+
+
+@pytest.mark.slow
+def test_the_example_runs_elsewhere() -> None:
+    script = Path(__file__).parent.parent / "examples" / "export.py"
+    printed = subprocess.check_output(
+        [sys.executable, str(script), "--steps=60", "--calls=3"], text=True
+    )
+    assert "params/Dense_1/kernel  256x128 -> 64x32" in printed
+    (error,) = re.findall(r"Largest difference elsewhere: (\S+)\.", printed)
+    assert float(error) < 1e-4
