@@ -34,13 +34,16 @@ ONE_RANKING = [
     *("--widths", "300", "100", "--sparsity=.9", "--stages=3"),
     *("--batch=64", "--rate=2e-3"),
 ]
-# These take many minutes, or print times: only where they are named.
+# These take many minutes, print times or need converters: only where they are
+# named.
 LONG = {
     "digits_sparse_training": [f"--plot={IMAGES}/digits_sparse_training.png"],
     "digits_validation": ["--validate", "--seeds=4"],
     "distill": [],
     "compact": [],
     "accuracy_networks": ["--only=networks", "--seeds=3"],
+    "export": [],
+    "benchmarks/quantized": [],
     "benchmarks/shrinking": [],
     "automatic_networks": [],
     "one_ranking": [*ONE_RANKING, "--allocation=global_ranking"],

@@ -4,6 +4,7 @@ from jprune import allocations as allocations
 from jprune import calibration as calibration
 from jprune import compaction as compaction
 from jprune import criteria as criteria
+from jprune import export as export
 from jprune import grids as grids
 from jprune import plot as plot
 from jprune import projections as projections
@@ -70,6 +71,7 @@ __all__ = [
     "compress",
     "criteria",
     "distill",
+    "export",
     "find_masks",
     "get_masks",
     "grids",

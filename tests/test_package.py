@@ -23,6 +23,7 @@ FAMILIES = [
     "jprune.calibration",
     "jprune.compaction",
     "jprune.criteria",
+    "jprune.export",
     "jprune.grids",
     "jprune.jaxprs",
     "jprune.models",

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from importlib import import_module
 from typing import Any
 
 import jax
@@ -25,6 +26,7 @@ from jprune.compaction.removal import conv as conv
 from jprune.compaction.removal import moves as moves
 from jprune.compaction.removal import reshape as reshape
 from jprune.compaction.removal.dead_units import Dead, find_dead, left_over
+from jprune.compaction.removal.frozen import frozen
 from jprune.compaction.removal.plan import LeafPlan, Plan, cut, in_jax, kept_of
 from jprune.compaction.removal.rewrite import (
     Rewrite,
@@ -98,6 +100,51 @@ class Compact:
             args,
             seeds,
         )
+
+    def freeze(self, *args: Any) -> Any:
+        """The plain program at these shapes: no proof, and nothing dense in it.
+
+        Args:
+          *args: Arguments of the function, arrays or shapes.
+
+        Returns:
+          A jitted function of the smaller parameters and arguments of these
+          shapes. It neither traces the dense function again, as ``fn`` does for
+          new shapes, nor holds it.
+
+        Raises:
+          ValueError: A size is a symbol, for which :func:`jprune.export.save` is;
+            what was removed would add to a sum; when called, shapes are others.
+        """
+        shapes = jax.tree.map(abstract_array, self._dense)
+        fn = smaller(self._fn, shapes, self.plan)
+        return frozen("small.freeze", fn, self.params, args)
+
+    def save(
+        self,
+        path: Any,
+        *args: Any,
+        vjp: bool = False,
+        platforms: Sequence[str] | None = None,
+    ) -> None:
+        """Writes the smaller model to files: see :func:`jprune.export.save`.
+
+        With the plan, and the certificate of these arguments; where they have no
+        values, of some that are drawn.
+
+        Args:
+          path: A folder; or, if it ends in ``.zip``, one file.
+          *args: Arguments of the function, arrays or shapes.
+          vjp: Whether the derivative is stored too, so that training can go on.
+          platforms: Where it is to run; None: where this process runs.
+
+        Raises:
+          ValueError: As :func:`jprune.export.save` does.
+          ImportError: A library is not installed.
+        """
+        # The room of files stands above this one, and is found by its name.
+        bundle = import_module("jprune.export.bundle")
+        bundle.save_compact(path, self, args, vjp=vjp, platforms=platforms)
 
     def __repr__(self) -> str:
         return f"Compact({_parameters(self.plan.leaves)} parameters)"
