@@ -94,6 +94,7 @@ def test_one_shot(run: Run) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*VariableState.*:DeprecationWarning")
 def test_quantize(run: Run) -> None:
     pytest.importorskip("qwix")
     names, _ = run("quantize", "--steps=300")
