@@ -1,7 +1,5 @@
 """A model in files: program, parameters, plan, certificate, and a case to try."""
 
-import importlib.metadata
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,25 +7,36 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-from jprune._core.checks import check_member, check_positive
-from jprune._core.describe import describe
+from jprune._core.checks import check_positive
 from jprune._core.programs import bound, check_call
-from jprune._core.trees import path_name
 from jprune._core.typing import Tree
 from jprune.compaction import Certificate, Plan
-from jprune.compaction.removal.plan import in_jax
-from jprune.export import arrays, case, files, program
-from jprune.export.program import Program
+from jprune.export import case, files, program
+from jprune.export.contents import (
+    arrays_of,
+    certificate_of,
+    certificate_to,
+    drawn_of,
+    tensors,
+    versions,
+)
+from jprune.export.refusals import (
+    FORMAT,
+    VERSION,
+    check_about,
+    check_arrays,
+    check_case,
+    check_inputs,
+    check_plan,
+    check_version,
+)
 from jprune.export.trees import flat, plain
+from jprune.export.trial import certified, tried
 
-FORMAT = "jprune.bundle"
-VERSION = 1  # of the format: what is read is this one and all before
 _LOAD = "export.load(path)"
-_PACKAGES = ("jprune", "jax", "jaxlib", "numpy")
 
 
 @dataclass(frozen=True, repr=False)
@@ -67,7 +76,7 @@ class Bundle:
             try:
                 return run(*inputs)
             except (TypeError, ValueError):  # checked here, it costs no time
-                _check_inputs(self._exported, inputs)
+                check_inputs(self._exported, inputs)
                 raise
 
         return fn
@@ -154,32 +163,32 @@ def save(
     call = "export.save(path, fn, params, *args)"
     place = files.check_place(call, path)
     check_call("export.save", fn, params, args, concrete=True)
-    _check_about(plan, certificate, vjp)
+    check_about(plan, certificate, vjp)
     held = flat(params)
-    _check_plan(f"`{call}`: the plan", plan, held)
+    check_plan(f"`{call}`: the plan", plan, held)
     fn = bound("export.save", fn, static)
     made = program.trace(call, fn, params, args, platforms)
     code = program.to_bytes("save(path, ...)", made.exported, vjp)
-    drawn, outputs = _tried(call, fn, params, args, made)
+    drawn, outputs = tried(call, fn, params, args, made)
     parts = {
         "program.stablehlo": code,
-        "params.safetensors": _tensors(held),
-        "outputs.safetensors": _tensors(
+        "params.safetensors": tensors(held),
+        "outputs.safetensors": tensors(
             {str(i): x for i, x in enumerate(outputs)}
         ),
     }
     if made.constants:
-        parts["constants.safetensors"] = _tensors(made.constants)
+        parts["constants.safetensors"] = tensors(made.constants)
     if plan is not None:
         parts["plan.json"] = plan.to_json().encode()
     about = {
         "format": FORMAT,
         "version": VERSION,
-        "versions": _versions(),
+        "versions": versions(),
         "platforms": list(made.exported.platforms),
         "vjp": bool(vjp),
         "case": [spec._asdict() for spec in drawn],
-        "certificate": _certificate_to(certificate),
+        "certificate": certificate_to(certificate),
     }
     files.write_bundle(place, parts, about)
 
@@ -196,7 +205,7 @@ def save_compact(
     call = "small.save(path, *args)"
     files.check_place(call, path)
     check_call("small.save", small.fn, small.params, args, concrete=False)
-    certificate = _certified(small, args)
+    certificate = certified(small, args)
     save(
         path,
         small.fn,
@@ -227,7 +236,7 @@ def load(path: str | Path) -> Bundle:
         the place and the rule are named.
       ImportError: ``safetensors`` or ``flatbuffers`` is not installed.
     """
-    about, parts = files.read_bundle(_LOAD, path, _check_version)
+    about, parts = files.read_bundle(_LOAD, path, check_version)
     place = f"`{_LOAD}`: '{path}'"
     try:
         return _bundle(place, about, parts)
@@ -242,15 +251,15 @@ def _bundle(
     exported = program.from_bytes(
         f"{place}, program", parts["program"], versions.get("jax", "?")
     )
-    params = _arrays(f"{place}, params", parts["params"])
+    params = arrays_of(f"{place}, params", parts["params"])
     constants = {}
     if "constants" in parts:
-        constants = _arrays(f"{place}, constants", parts["constants"])
-    outputs = _arrays(f"{place}, outputs", parts["outputs"])
+        constants = arrays_of(f"{place}, constants", parts["constants"])
+    outputs = arrays_of(f"{place}, outputs", parts["outputs"])
     plan = None
     if "plan" in parts:
         plan = Plan.from_json(parts["plan"].decode())
-    _check_plan(f"{place}, the plan", plan, params)
+    check_plan(f"{place}, the plan", plan, params)
     (shapes, large, *_), _ = jax.tree.unflatten(
         exported.in_tree, exported.in_avals
     )
@@ -258,9 +267,9 @@ def _bundle(
         ("params", shapes, params),
         ("constants", large, constants),
     ):
-        _check_arrays(f"{place}, {kind}", wanted, found)
-    drawn = tuple(_drawn_of(spec) for spec in about["case"])
-    _check_case(f"{place}, case", exported, drawn)
+        check_arrays(f"{place}, {kind}", wanted, found)
+    drawn = tuple(drawn_of(spec) for spec in about["case"])
+    check_case(f"{place}, case", exported, drawn)
     if len(outputs) != len(exported.out_avals):
         raise ValueError(
             f"{place}, outputs: the program has {len(exported.out_avals)}, the "
@@ -269,7 +278,7 @@ def _bundle(
     return Bundle(
         params=params,
         plan=plan,
-        certificate=_certificate_of(about["certificate"]),
+        certificate=certificate_of(about["certificate"]),
         platforms=tuple(exported.platforms),
         vjp=bool(about["vjp"]),
         versions=versions,
@@ -278,262 +287,3 @@ def _bundle(
         _case=drawn,
         _wanted=[np.asarray(outputs[str(i)]) for i in range(len(outputs))],
     )
-
-
-# What goes into files, and comes out of them --------------------------------
-
-
-def _tensors(held: Mapping[str, Any]) -> bytes:
-    """Arrays of any type, and a note of the types that readers don't know."""
-    found = {name: arrays.stored(x) for name, x in held.items()}
-    types = {
-        name: dtype
-        for name, (x, dtype) in found.items()
-        if str(x.dtype) != dtype
-    }
-    return arrays.to_bytes(
-        "save(path, ...)",
-        {name: x for name, (x, _) in found.items()},
-        **({"types": json.dumps(types)} if types else {}),
-    )
-
-
-def _arrays(place: str, data: bytes) -> dict[str, Any]:
-    found, notes = arrays.from_bytes("load(path)", place, data)
-    try:
-        types = json.loads(notes.get("types", "{}"))
-    except ValueError as error:
-        raise ValueError(f"{place}: types are no JSON: {error}.") from None
-    return {
-        name: in_jax(
-            arrays.restored(
-                f"{place}, {name!r},", x, types.get(name, str(x.dtype))
-            )
-        )
-        for name, x in sorted(found.items())
-    }
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "?"
-    return found
-
-
-def _certificate_to(certificate: Certificate | None) -> Any:
-    if certificate is None:
-        return None
-    # JSON has no inf.
-    return {
-        k: v if isinstance(v, int) else repr(float(v))
-        for k, v in certificate._asdict().items()
-    }
-
-
-def _certificate_of(data: Any) -> Certificate | None:
-    if data is None:
-        return None
-    return Certificate(
-        float(data["error"]),
-        float(data["scale"]),
-        int(data["cases"]),
-        int(data["skipped"]),
-    )
-
-
-def _drawn_of(data: Any) -> case.Drawn:
-    shape, dtype, low, high = (
-        data[k] for k in ("shape", "dtype", "low", "high")
-    )
-    return case.Drawn(tuple(map(int, shape)), str(dtype), int(low), int(high))
-
-
-# Trying it, before it is written ---------------------------------------------
-
-
-def _tried(
-    call: str, fn: Any, params: Tree, args: tuple[Any, ...], made: Program
-) -> tuple[list[case.Drawn], list[Any]]:
-    """Inputs that the program takes, and what ``fn`` makes of them."""
-    here = export.default_export_platform()
-    if here not in made.exported.platforms:
-        raise ValueError(
-            f"`{call}`: `platforms={made.exported.platforms}` must hold "
-            f"{here!r}, where this process runs: the program is tried once."
-        )
-    leaves, structure = jax.tree.flatten(tuple(map(plain, args)))
-    run, refused = jax.jit(made.exported.call), ""
-    for drawn in case.cases(leaves):
-        given = jax.tree.unflatten(structure, case.draw(drawn))
-        try:
-            found = run(flat(params), made.constants, *given)
-        except ValueError as error:
-            refused = str(error)
-            continue
-        given = program.as_given(given, args)
-        wanted = case.sample(plain(jax.jit(fn)(params, *given)))
-        case.check(call, wanted, case.sample(found))
-        return drawn, wanted
-    raise ValueError(
-        f"`{call}`: no sizes were found for the symbols of the arguments: "
-        f"{refused}"
-    )
-
-
-def _certified(small: Any, args: tuple[Any, ...]) -> Certificate | None:
-    """On the arguments, or on some that are drawn where they have no values."""
-    leaves, structure = jax.tree.flatten(args)
-    if not any(isinstance(x, jax.ShapeDtypeStruct) for x in leaves):
-        return small.certify(*args)  # type: ignore[no-any-return]
-    for drawn in case.cases(args):
-        given = jax.tree.unflatten(structure, case.draw(drawn))
-        try:
-            return small.certify(*given)  # type: ignore[no-any-return]
-        except (TypeError, ValueError):
-            continue  # sizes that the symbols can't have
-    return None
-
-
-# What is refused -------------------------------------------------------------
-
-
-def _check_about(plan: Any, certificate: Any, vjp: Any) -> None:
-    if plan is not None and not isinstance(plan, Plan):
-        raise ValueError(
-            "`export.save(plan=...)` must be the plan of a compact model, "
-            f"`small.plan`, got {describe(plan)}."
-        )
-    if certificate is not None:
-        check_member("export.save", "certificate", certificate, Certificate)
-    if not isinstance(vjp, bool):
-        raise ValueError(
-            f"`export.save(vjp=...)` must be True or False, got {describe(vjp)}."
-        )
-
-
-def _check_version(place: str, about: dict[str, Any]) -> None:
-    found = about.get("format"), about.get("version")
-    if found[0] != FORMAT:
-        raise ValueError(f"{place}: a format of {found[0]!r}, not {FORMAT!r}.")
-    if not isinstance(found[1], int) or not 1 <= found[1] <= VERSION:
-        raise ValueError(
-            f"{place}: version {found[1]!r} of the format; this jprune reads "
-            f"1 to {VERSION}. A newer jprune reads newer files."
-        )
-
-
-def _check_plan(
-    place: str, plan: Plan | None, params: Mapping[str, Any]
-) -> None:
-    """Refuses a plan of other parameters."""
-    if plan is None:
-        return
-    wanted = {leaf.path: leaf.smaller for leaf in plan.leaves}
-    found = {name: np.shape(x) for name, x in params.items()}
-    for name in [*wanted, *found]:
-        a, b = wanted.get(name), found.get(name)
-        if a != b:
-            raise ValueError(
-                f"{place} is that of other parameters: {name!r} has shape "
-                f"{a or 'none'} there, {b or 'none'} here."
-            )
-
-
-def _check_arrays(
-    place: str, wanted: Mapping[str, Any], found: Mapping[str, Any]
-) -> None:
-    """Refuses arrays that are not those of the program."""
-    for name in [*wanted, *found]:
-        a, b = (
-            None if x is None else f"{_dtype(x)} of shape {np.shape(x)}"
-            for x in (wanted.get(name), found.get(name))
-        )
-        if a != b:
-            raise ValueError(
-                f"{place}: {name!r} must be {a or 'missing'}, as the program "
-                f"says, got {b or 'none'}."
-            )
-
-
-def _dtype(x: Any) -> Any:
-    return jax.dtypes.canonicalize_dtype(
-        jnp.result_type(x) if not hasattr(x, "dtype") else x.dtype,
-        allow_extended_dtype=True,
-    )
-
-
-def _check_case(
-    place: str, exported: export.Exported, drawn: Sequence[case.Drawn]
-) -> None:
-    (_, _, *args), _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
-    known = jax.tree.leaves(args)
-    if len(known) != len(drawn):
-        raise ValueError(
-            f"{place}: {len(drawn)} inputs, the program has {len(known)}."
-        )
-    most = 10**6
-    for i, (aval, spec) in enumerate(zip(known, drawn, strict=True)):
-        if jnp.issubdtype(aval.dtype, jax.dtypes.extended):
-            continue
-        fits = len(aval.shape) == len(spec.shape) and all(
-            a == b if isinstance(a, int) else 0 <= b <= most
-            for a, b in zip(aval.shape, spec.shape, strict=True)
-        )
-        if not fits or str(aval.dtype) != spec.dtype or spec.low > spec.high:
-            raise ValueError(
-                f"{place}: input {i} is {aval.dtype} of shape {aval.shape} in "
-                f"the program, got {spec}."
-            )
-
-
-def _check_inputs(exported: export.Exported, inputs: Any) -> None:
-    """Refuses what the program can't take, by the names of the caller."""
-    wanted = jax.tree.unflatten(exported.in_tree, exported.in_avals)[0]
-    call = "`bundle.fn(params, *args)`"
-    names = ["params", "", *(f"args[{i}]" for i in range(len(inputs) - 2))]
-    if len(wanted) != len(inputs):
-        raise ValueError(
-            f"{call} takes {len(wanted) - 2} arguments beside the parameters, "
-            f"got {len(inputs) - 2}."
-        )
-    for name, a, b in zip(names, wanted, inputs, strict=True):
-        one: Any = jax.tree.structure(a)
-        if one != jax.tree.structure(b):
-            raise ValueError(
-                f"{call}: {name} must be {_written(a)}, got {_written(b)}."
-            )
-        pairs = zip(
-            jax.tree_util.tree_flatten_with_path(a)[0],
-            jax.tree.leaves(b),
-            strict=True,
-        )
-        for (path, aval), x in pairs:
-            if _dtype(x) != aval.dtype or not _fits(aval.shape, np.shape(x)):
-                place = f"{name}, {path_name(path)!r}," if path else name
-                raise ValueError(
-                    f"{call}: {place} must be {aval.dtype} of shape "
-                    f"{aval.shape}, got {_dtype(x)} of shape {np.shape(x)}."
-                )
-
-
-def _fits(wanted: Any, shape: Any) -> bool:
-    """Sizes that are symbols JAX looks at itself."""
-    return len(wanted) == len(shape) and all(
-        a == b or not isinstance(a, int)
-        for a, b in zip(wanted, shape, strict=True)
-    )
-
-
-def _written(tree: Any) -> str:
-    paths = [
-        path_name(path)
-        for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]
-    ]
-    kind = type(tree).__name__
-    if len(paths) > 6:
-        paths = [*paths[:5], f"{len(paths) - 5} more"]
-    return f"a `{kind}` with the leaves {', '.join(map(repr, paths))}"
