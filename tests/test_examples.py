@@ -143,7 +143,7 @@ def iris(monkeypatch):
 
 def test_readme_shows_the_table_of_the_example(runs):
     table = rows_of(README)
-    assert len(table) == len(rows_of(runs[0].stdout)) == 9
+    assert len(table) == len(rows_of(runs[0].stdout)) == 10
     assert table["gradual to 80%"][2] == "34/170"
 
 
