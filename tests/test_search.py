@@ -186,6 +186,18 @@ def test_distances():
     assert apart == pytest.approx(1, rel=1e-5)
 
 
+def test_single_numbers_are_not_taken_for_logits():
+    params = PARAMS | {"u": PARAMS["u"][:, :1]}
+    found = search.sensitivity(
+        mlp,
+        params,
+        [X],
+        structure=jprune.units(jprune.trace_units(mlp, params, X)),
+        levels=3,
+    )
+    assert all(losses[-1] > 0.1 for losses in found.losses)
+
+
 # Fits ------------------------------------------------------------------------
 
 
