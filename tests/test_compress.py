@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import jprune
-from jprune import criteria, structures
+from jprune import criteria, search, structures
 from jprune.search import judge
 from jprune.search.promise import promise
 
@@ -195,6 +195,25 @@ def test_the_fastest_of_those_that_keep_the_promise():
     assert result.point.dense_seconds == 4.0
     assert "2.00 times as fast" in str(result)
     assert "2000.000 ms" in str(result.front)
+
+
+def test_what_failed_was_not_timed_and_prints():
+    dense = np.arange(300) < 270
+    options = {"tolerance": 0.1, "confidence": 0.9}
+    fit = search.Fit(
+        ("a",),
+        *(np.array([n]) for n in (1, 8, 4)),
+        {},
+        {"parameters": 0.5},
+        0.0,
+    )
+    kept = promise(dense, dense, **options)
+    lost = promise(dense, np.zeros(300, bool), **options)
+    front = search.Front(
+        (search.Point(0.5, fit, kept, 2.0, 4.0), search.Point(0.2, fit, lost))
+    )
+    last = str(front).splitlines()[-1].split()
+    assert last[-3:] == ["-", "-", "no"]
 
 
 def test_numbers_in_place_of_outcomes():
