@@ -1,5 +1,6 @@
 """`compress`: what it promises, what it returns, and what it refuses."""
 
+import importlib
 from typing import Any
 
 import flax.linen as nn
@@ -199,14 +200,10 @@ def test_the_fastest_of_those_that_keep_the_promise():
 
 def test_what_failed_was_not_timed_and_prints():
     dense = np.arange(300) < 270
-    options = {"tolerance": 0.1, "confidence": 0.9}
-    fit = search.Fit(
-        ("a",),
-        *(np.array([n]) for n in (1, 8, 4)),
-        {},
-        {"parameters": 0.5},
-        0.0,
-    )
+    options: dict[str, Any] = {"tolerance": 0.1, "confidence": 0.9}
+    one, units, half = (np.array([n]) for n in (1, 8, 4))
+    left = {"parameters": 0.5}
+    fit = search.Fit(("a",), one, units, half, {}, left, 0.0)
     kept = promise(dense, dense, **options)
     lost = promise(dense, np.zeros(300, bool), **options)
     front = search.Front(
@@ -317,6 +314,13 @@ def test_integers_are_outcomes():
     args = HELD, 1, lambda *a: 2 * ones(*a), None
     with pytest.raises(ValueError, match=r"lie in \[0, 1\], got 2"):
         judge.Judge(*args).scores(mlp, PARAMS)
+
+
+def test_a_first_batch_of_another_shape_does_not_drop_the_rest():
+    parts = [(X[:8],), (X[8:72],), (X[72:136],), (X[136:140],)]
+    module = importlib.import_module("jprune.search.compress")
+    found = module._alike(parts)
+    assert [len(x) for (x,) in found] == [64, 64]
 
 
 def test_groups_may_be_words_of_any_type():

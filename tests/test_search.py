@@ -377,6 +377,8 @@ def test_the_same_seed_gives_the_same_fit():
     np.testing.assert_array_equal(first.counts, again.counts)
     assert str(first) == str(again)
     assert "multiply_adds 29.8%" in str(first)
+    with pytest.raises(ValueError, match=r"seed.* must be an integer >= 0"):
+        search.fit(curves, {"multiply_adds": 0.3}, seed=-1)
 
 
 @pytest.mark.parametrize(

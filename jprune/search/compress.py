@@ -6,6 +6,7 @@ from os import PathLike
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from jprune._core.checks import check_integer, check_member, check_number
 from jprune._core.describe import describe
@@ -110,18 +111,19 @@ def compress(
       batches: An iterable of batches, held at once: the first entries of each are the
         arguments of ``fn``. Curves are measured on the first batches, as many as hold
         256 samples; the repair takes as many as hold ``samples``, and of these the ones
-        with the shapes of the first. A batch is never cut: give some hundreds of samples
+        with the shapes that most samples have. A batch is never cut: give some hundreds of samples
         a batch. Labels are not needed.
       holdout: Batches that are judged, other samples than those.
-      score: ``score(outputs, *batch) -> [n]``: of each sample whether it is right
-        (bool), or a number in [0, 1].
+      score: ``score(outputs, *batch) -> [n]``: of each sample whether it is right (bool,
+        or integers 0 and 1), or a number in [0, 1], of which less can be promised.
       inputs: How many entries of a batch are arguments. None: if one number alone can
         be right, it is found.
       tolerance: How much of the mean score may be lost: .01 is one point.
       confidence: Of the promise.
-      structure: What is removed. None: all units that can go. Weights:
-        ``unstructured()``, which makes no model smaller than its file.
-      criterion: What puts units in order. None: ``gauss_newton``, and the repair chooses.
+      structure: What is removed. None: all units that can go. ``unstructured()``: single
+        weights; arrays keep their shapes, and only a sparse file is smaller.
+      criterion: What puts units in order. None: ``gauss_newton`` for the curves; which
+        units go, the repair decides.
       finetune: ``finetune(fn, params, masks) -> params``. It gets the smaller model and
         no masks for units, the whole model and masks for weights;
         :func:`jprune.distill` makes one. None: repair does it alone.
@@ -144,7 +146,7 @@ def compress(
 
     Raises:
       ValueError: Too few samples for any promise (it says how many are needed); scores
-        of another length or range; samples that are searched on and judged on; nothing
+        of another length or range; a batch that is searched on and judged on; nothing
         that can be removed; a ``finetune`` that returns other shapes.
 
     References:
@@ -376,13 +378,12 @@ def _first(batches: list[Any], samples: int) -> list[Any]:
 
 
 def _alike(batches: list[Any]) -> list[Any]:
-    """Those with the shapes of the first: a shorter last one is left out."""
-    shapes = [jax.tree.map(lambda x: x.shape, batch) for batch in batches]
-    return [
-        batch
-        for batch, shape in zip(batches, shapes, strict=True)
-        if shape == shapes[0]
-    ]
+    """Those of the shapes that most samples have: a shorter last one is left out."""
+    found: dict[str, list[Any]] = {}
+    for batch in batches:
+        shapes = str(jax.tree.map(np.shape, batch))
+        found.setdefault(shapes, []).append(batch)
+    return max(found.values(), key=lambda some: sum(map(samples_of, some)))
 
 
 def _end(least: float, cost: str) -> str:

@@ -68,6 +68,7 @@ def fit(
     array([ 5, 10])
     """
     problem = _problem(curves, budget, floor, round_to)
+    seed = check_integer("`fit(seed=...)`", seed, 0, static=True)
     counts = best_of_all(problem)
     if counts is None:
         start = searched(problem, np.random.default_rng(seed))
