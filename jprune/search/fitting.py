@@ -50,7 +50,8 @@ def fit(
 
     Returns:
       :class:`Fit`, for :func:`jprune.allocations.fitted`; ``fit.costs`` are those that
-      :func:`jprune.report.cost` counts of the compact model.
+      :func:`jprune.report.cost` counts of the compact model; of weights, those that
+      are not masked.
 
     Raises:
       ValueError: A budget that can't be met; it says the least that can be reached.
