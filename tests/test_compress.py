@@ -1,5 +1,6 @@
 """`compress`: what it promises, what it returns, and what it refuses."""
 
+import importlib
 from typing import Any
 
 import flax.linen as nn
@@ -10,7 +11,9 @@ import optax
 import pytest
 
 import jprune
-from jprune import criteria, structures
+from jprune import criteria, search, structures
+from jprune.search import judge
+from jprune.search.promise import promise
 
 
 def numbers(*shape: int, seed: int = 0) -> Any:
@@ -195,6 +198,21 @@ def test_the_fastest_of_those_that_keep_the_promise():
     assert "2000.000 ms" in str(result.front)
 
 
+def test_what_failed_was_not_timed_and_prints():
+    dense = np.arange(300) < 270
+    options: dict[str, Any] = {"tolerance": 0.1, "confidence": 0.9}
+    one, units, half = (np.array([n]) for n in (1, 8, 4))
+    left = {"parameters": 0.5}
+    fit = search.Fit(("a",), one, units, half, {}, left, 0.0)
+    kept = promise(dense, dense, **options)
+    lost = promise(dense, np.zeros(300, bool), **options)
+    front = search.Front(
+        (search.Point(0.5, fit, kept, 2.0, 4.0), search.Point(0.2, fit, lost))
+    )
+    last = str(front).splitlines()[-1].split()
+    assert last[-3:] == ["-", "-", "no"]
+
+
 def test_numbers_in_place_of_outcomes():
     """Regression: how close an output is, from 0 to 1."""
 
@@ -265,6 +283,57 @@ def test_linen_with_statistics():
     assert result.promise.kept
 
 
+def masked(params, batch):
+    return mlp(params, batch["x"]) * batch["mask"][:, :1]
+
+
+def test_what_batches_share_is_no_sample(tmp_path):
+    # A constant comes first in the dict, and is the same where samples differ.
+    mask = jnp.ones((300, 1))
+
+    def batch(x, y):
+        return {"a key": jax.random.key(0), "mask": mask, "x": x}, y
+
+    options: dict[str, Any] = {
+        "fn": lambda params, b: masked(params, b),
+        "holdout": [batch(OTHER[:300], Y[:300])],
+        "budgets": (0.7,),
+    }
+    with pytest.raises(ValueError, match="holdout batch 0 is batch 0 of those"):
+        compress(batches=[batch(OTHER[:300], Y[:300])[:1]], **options)
+    shared = [({"a key": jax.random.key(0), "mask": mask[:256], "x": X},)]
+    judge.check_apart(shared, options["holdout"], 1)
+
+
+def test_integers_are_outcomes():
+    def ones(logits, x, y):
+        return (logits.argmax(-1) == y).astype(int)
+
+    args = HELD, 1, ones, None
+    assert judge.Judge(*args).scores(mlp, PARAMS).dtype == bool
+    args = HELD, 1, lambda *a: 2 * ones(*a), None
+    with pytest.raises(ValueError, match=r"lie in \[0, 1\], got 2"):
+        judge.Judge(*args).scores(mlp, PARAMS)
+
+
+def test_a_first_batch_of_another_shape_does_not_drop_the_rest():
+    parts = [(X[:8],), (X[8:72],), (X[72:136],), (X[136:140],)]
+    module = importlib.import_module("jprune.search.compress")
+    found = module._alike(parts)
+    assert [len(x) for (x,) in found] == [64, 64]
+
+
+def test_groups_may_be_words_of_any_type():
+    dense = np.arange(100) < 90
+    for kind in (object, str):
+        names = np.array(["a", "bb"] * 50, kind)
+        found = promise(
+            dense, dense, tolerance=0.1, confidence=0.9, groups=names
+        )
+        assert found.worst is not None
+        assert found.worst.group == "a"
+
+
 # Killed, and called again ----------------------------------------------------
 
 
@@ -298,6 +367,14 @@ def test_it_goes_on_where_it_was_killed(tmp_path):
         )
     with pytest.raises(ValueError, match="holds another search"):
         compress(**options | {"tolerance": 0.02})
+    for other in (
+        {"samples": 100},
+        {"budgets": (0.7, 0.3)},
+        {"finetune": None},
+        {"distance": jprune.search.squared_error},
+    ):
+        with pytest.raises(ValueError, match="holds another search"):
+            compress(**options | other)
     (tmp_path / "search.json").write_text("{")
     with pytest.raises(ValueError, match="none of a search"):
         compress(**options)
@@ -339,6 +416,15 @@ def nan(logits, x, y):
         ({"finetune": lambda fn, params, masks: 1.0}, "parameters like those"),
         ({"groups": lambda x, y: [1]}, "the group of each sample"),
         ({"budgets": (0.001,)}, "the least that can be reached"),
+        ({"budgets": ()}, r"fractions in \(0, 1\] that fall"),
+        ({"budgets": 0.5}, "that fall, as in .*, got 0.5"),
+        ({"budgets": (0.2, 0.4)}, r"that fall, as in .*, got \(0.2, 0.4\)"),
+        ({"budgets": (0.5, 0)}, "that fall"),
+        ({"inputs": 1.5}, "inputs.* must be an integer"),
+        ({"seed": jax.random.key(0)}, "seed.* must be"),
+        ({"holdout": (OTHER, Y)}, r"tuple of 2 arrays: .*`\[\(x, y\)\]`"),
+        ({"batches": (X, Y)}, "batches.* is a tuple of 2 arrays"),
+        ({"batches": [X, Y]}, "does not take batch 1"),
     ],
 )
 def test_bad_input_says_what_to_do(options, words):

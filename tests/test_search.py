@@ -186,6 +186,18 @@ def test_distances():
     assert apart == pytest.approx(1, rel=1e-5)
 
 
+def test_single_numbers_are_not_taken_for_logits():
+    params = PARAMS | {"u": PARAMS["u"][:, :1]}
+    found = search.sensitivity(
+        mlp,
+        params,
+        [X],
+        structure=jprune.units(jprune.trace_units(mlp, params, X)),
+        levels=3,
+    )
+    assert all(losses[-1] > 0.1 for losses in found.losses)
+
+
 # Fits ------------------------------------------------------------------------
 
 
@@ -365,6 +377,8 @@ def test_the_same_seed_gives_the_same_fit():
     np.testing.assert_array_equal(first.counts, again.counts)
     assert str(first) == str(again)
     assert "multiply_adds 29.8%" in str(first)
+    with pytest.raises(ValueError, match=r"seed.* must be an integer >= 0"):
+        search.fit(curves, {"multiply_adds": 0.3}, seed=-1)
 
 
 @pytest.mark.parametrize(

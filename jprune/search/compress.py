@@ -6,30 +6,33 @@ from os import PathLike
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from jprune._core.checks import check_integer, check_member, check_number
 from jprune._core.describe import describe
+from jprune._core.digests import digest_of
 from jprune._core.programs import bound, check_call
 from jprune._core.progress import bar
 from jprune._core.typing import Masks, Tree
 from jprune.choosing.choose import find_masks
 from jprune.compaction import Compact, compact, trace_units, units
+from jprune.compaction.costs import COSTS
 from jprune.criteria import Criterion
 from jprune.search.candidates import Candidate, Maker
 from jprune.search.curves import Curves
-from jprune.search.distances import distance_of
 from jprune.search.fitting import fit
 from jprune.search.front import Front, Point
 from jprune.search.judge import (
     Judge,
     batches_of,
     check_apart,
+    check_taken,
     inputs_of,
     samples_of,
 )
 from jprune.search.problem import least_left
 from jprune.search.promise import Promise, needed, promise
-from jprune.search.resume import Folder, asked_for
+from jprune.search.resume import Folder
 from jprune.search.sensitivity import sensitivity
 from jprune.structures import Structure
 
@@ -106,18 +109,21 @@ def compress(
       fn: Any function of parameters and arrays, that of a trained model.
       params: Its parameters.
       batches: An iterable of batches, held at once: the first entries of each are the
-        arguments of ``fn``. Curves are measured on the first 256 samples, the repair
-        takes the first ``samples``. Labels are not needed.
+        arguments of ``fn``. Curves are measured on the first batches, as many as hold
+        256 samples; the repair takes as many as hold ``samples``, and of these the ones
+        with the shapes that most samples have. A batch is never cut: give some hundreds of samples
+        a batch. Labels are not needed.
       holdout: Batches that are judged, other samples than those.
-      score: ``score(outputs, *batch) -> [n]``: of each sample whether it is right
-        (bool), or a number in [0, 1].
+      score: ``score(outputs, *batch) -> [n]``: of each sample whether it is right (bool,
+        or integers 0 and 1), or a number in [0, 1], of which less can be promised.
       inputs: How many entries of a batch are arguments. None: if one number alone can
         be right, it is found.
       tolerance: How much of the mean score may be lost: .01 is one point.
       confidence: Of the promise.
-      structure: What is removed. None: all units that can go. Weights:
-        ``unstructured()``, which makes no model smaller than its file.
-      criterion: What puts units in order. None: ``gauss_newton``, and the repair chooses.
+      structure: What is removed. None: all units that can go. ``unstructured()``: single
+        weights; arrays keep their shapes, and only a sparse file is smaller.
+      criterion: What puts units in order. None: ``gauss_newton`` for the curves; which
+        units go, the repair decides.
       finetune: ``finetune(fn, params, masks) -> params``. It gets the smaller model and
         no masks for units, the whole model and masks for weights;
         :func:`jprune.distill` makes one. None: repair does it alone.
@@ -140,7 +146,7 @@ def compress(
 
     Raises:
       ValueError: Too few samples for any promise (it says how many are needed); scores
-        of another length or range; samples that are searched on and judged on; nothing
+        of another length or range; a batch that is searched on and judged on; nothing
         that can be removed; a ``finetune`` that returns other shapes.
 
     References:
@@ -168,25 +174,28 @@ def compress(
     sure = _fraction(f"`{call}(confidence=...)`", confidence)
     samples = check_integer(f"`{call}(samples=...)`", samples, 1, static=True)
     _check_functions(score=score, finetune=finetune, groups=groups)
+    _check_by(by, COSTS)
+    tried = _falling(budgets)
+    check_integer(f"`{call}(seed=...)`", seed, 0, static=True)
     searched = batches_of("batches", batches)
     held = batches_of("holdout=...", holdout)
     number = inputs_of(fn, params, searched[0], inputs)
-    check_apart(searched, held)
+    check_apart(searched, held, number)
     judge = Judge(held, number, score, groups)
     dense = judge.scores(fn, params)
     _check_samples(dense, allowed, sure)
     args = [batch[:number] for batch in searched]
+    check_taken(fn, params, args)
     if structure is None:
         graph = trace_units(fn, params, *args[0])
         structure = units(graph, round_to=8 if callable(by) else 1)
     check_member(call, "structure", structure, Structure)
     folder = None
     if resume is not None:
-        options = allowed, sure, structure, criterion, by, budgets, seed
-        asked = asked_for((params, searched, held), options)
+        options = (allowed, sure, structure, criterion, by, seed, samples)
+        words = [*map(describe, (*options, distance, finetune)), repr(tried)]
+        asked = digest_of((params, searched, held), ", ".join(words))
         folder = Folder(resume, asked)
-    if distance is None:
-        distance = distance_of(jax.eval_shape(fn, params, *args[0]))
     curves = sensitivity(
         fn,
         params,
@@ -215,7 +224,7 @@ def compress(
 
     timed = partial(_timed, by, fn, params, args[0]) if callable(by) else None
     best, front, stopped = _search(
-        curves, cost, budgets, seed, maker, promised, timed
+        curves, cost, tried, seed, maker, promised, timed
     )
     if best is not None:
         made, point = best
@@ -255,8 +264,15 @@ def _search(
     with bar("compress", len(budgets)) as shown:
         for budget in budgets:
             shown.set_postfix_str(f"{100 * budget:.3g} % of {cost}")
-            if points and budget < least:
-                return best, Front(points), _end(least, cost)
+            if budget < least:
+                if points:
+                    return best, Front(points), _end(least, cost)
+                raise ValueError(
+                    "`compress(budgets=...)`: with as few units as were measured "
+                    f"{100 * least:.1f} % of the {cost.replace('_', '-')} are left, "
+                    "which is the least that can be reached, and the first budget "
+                    f"is {100 * budget:.3g} %; give larger ones."
+                )
             found = fit(curves, {cost: budget}, seed=seed)
             shown.update()
             if points and (found.counts == points[-1].fit.counts).all():
@@ -299,14 +315,34 @@ def _check_functions(**given: Any) -> None:
 
 def _cost(curves: Curves, by: Any) -> str:
     """The name of the cost that budgets are fractions of."""
+    _check_by(by, curves.costs)
+    return "multiply_adds" if callable(by) else str(by)
+
+
+def _check_by(by: Any, costs: Iterable[str]) -> None:
     cost = "multiply_adds" if callable(by) else by
-    if cost not in curves.costs:
+    if not isinstance(cost, str) or cost not in costs:
         raise ValueError(
             "`compress(by=...)` must be one of "
-            f"{', '.join(map(repr, curves.costs))}, or a timer "
+            f"{', '.join(map(repr, costs))}, or a timer "
             f"`(fn, params, *args) -> seconds`, got {describe(by)}."
         )
-    return str(cost)
+
+
+def _falling(budgets: Any) -> tuple[float, ...]:
+    """Budgets as numbers, refused if they are none or do not fall."""
+    place = "`compress(budgets=...)`"
+    try:
+        found = tuple(check_number(place, budget) for budget in budgets)
+    except TypeError:
+        found = ()
+    ends = zip((1.0, *found), (*found, 0.0), strict=True)
+    if not found or not all(a >= b for a, b in ends) or found[-1] <= 0:
+        raise ValueError(
+            f"{place} must be fractions in (0, 1] that fall, as in (.5, .25), got "
+            f"{describe(budgets)}."
+        )
+    return found
 
 
 def _fraction(place: str, value: Any) -> float:
@@ -342,13 +378,12 @@ def _first(batches: list[Any], samples: int) -> list[Any]:
 
 
 def _alike(batches: list[Any]) -> list[Any]:
-    """Those with the shapes of the first: a shorter last one is left out."""
-    shapes = [jax.tree.map(lambda x: x.shape, batch) for batch in batches]
-    return [
-        batch
-        for batch, shape in zip(batches, shapes, strict=True)
-        if shape == shapes[0]
-    ]
+    """Those of the shapes that most samples have: a shorter last one is left out."""
+    found: dict[str, list[Any]] = {}
+    for batch in batches:
+        shapes = str(jax.tree.map(np.shape, batch))
+        found.setdefault(shapes, []).append(batch)
+    return max(found.values(), key=lambda some: sum(map(samples_of, some)))
 
 
 def _end(least: float, cost: str) -> str:

@@ -50,7 +50,8 @@ def fit(
 
     Returns:
       :class:`Fit`, for :func:`jprune.allocations.fitted`; ``fit.costs`` are those that
-      :func:`jprune.report.cost` counts of the compact model.
+      :func:`jprune.report.cost` counts of the compact model; of weights, those that
+      are not masked.
 
     Raises:
       ValueError: A budget that can't be met; it says the least that can be reached.
@@ -68,6 +69,7 @@ def fit(
     array([ 5, 10])
     """
     problem = _problem(curves, budget, floor, round_to)
+    seed = check_integer("`fit(seed=...)`", seed, 0, static=True)
     counts = best_of_all(problem)
     if counts is None:
         start = searched(problem, np.random.default_rng(seed))

@@ -34,8 +34,8 @@ class Front(tuple[Point, ...]):
         if not self:
             return "nothing was tried"
         rows = [_cells(point) for point in self]
-        head = list(rows[0])
-        body = [[row[name] for name in head] for row in rows]
+        head = max(map(list, rows), key=len)  # what fails is not timed
+        body = [[row.get(name, "-") for name in head] for row in rows]
         text = table([head, *body, [""] * len(head)], 0)
         return text.rsplit("\n", 2)[0]
 

@@ -1,13 +1,14 @@
 """Samples one by one: what a model scores on data that no search has seen."""
 
-import hashlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 import numpy as np
 
+from jprune._core.checks import check_integer
 from jprune._core.describe import describe
+from jprune._core.digests import digest_of
 from jprune._core.typing import Tree
 from jprune.calibration.calibrate import arguments
 
@@ -63,6 +64,7 @@ class Judge:
             )
         if found.dtype == bool:
             return found
+        whole = np.issubdtype(found.dtype, np.integer)
         found = found.astype(np.float64)
         wrong = ~((found >= 0) & (found <= 1))
         if wrong.any():
@@ -72,7 +74,8 @@ class Judge:
                 f"sample {at}; a loss can be turned into a score, as in "
                 "`jnp.exp(-loss)`."
             )
-        return found
+        # Integers in [0, 1] are outcomes, and of those more can be promised.
+        return found.astype(bool) if whole else found
 
 
 def samples_of(batch: Any) -> int:
@@ -87,6 +90,11 @@ def batches_of(name: str, batches: Any) -> list[tuple[Any, ...]]:
         raise ValueError(
             f"`compress({name})` must be an iterable of batches, each a tuple of "
             f"arrays; got {describe(batches)}. For one batch write `[(x, y)]`."
+        )
+    if isinstance(batches, tuple) and all(hasattr(x, "dtype") for x in batches):
+        raise ValueError(
+            f"`compress({name})` is a tuple of {len(batches)} arrays: for one batch "
+            "write `[(x, y)]`, for batches that are single arrays a list."
         )
     found = [arguments(batch) for batch in batches]
     if not found:
@@ -103,6 +111,7 @@ def inputs_of(
     """
     call = "`compress(inputs=...)`"
     if inputs is not None:
+        inputs = int(check_integer(call, inputs, 1, static=True))
         if not 1 <= inputs <= len(batch):
             raise ValueError(
                 f"{call} must lie between 1 and the {len(batch)} entries of a "
@@ -130,21 +139,31 @@ def inputs_of(
     return fits[0]
 
 
-def check_apart(batches: Any, holdout: Any) -> None:
-    """Refuses arrays that are searched on and judged on."""
-    seen = {_fingerprint(batch): i for i, batch in enumerate(batches)}
+def check_taken(fn: Any, params: Tree, batches: list[Any]) -> None:
+    """Refuses arguments that ``fn`` does not take: labels as a batch, say."""
+    seen = set()
+    for number, batch in enumerate(batches):
+        shapes = str(jax.tree.map(np.shape, batch))
+        if shapes in seen:
+            continue
+        seen.add(shapes)
+        try:
+            jax.eval_shape(fn, params, *batch)
+        except Exception as error:
+            raise ValueError(
+                f"`compress(fn, params, batches)`: fn does not take batch {number}, "
+                f"{describe(batch)}: {error}"
+            ) from error
+
+
+def check_apart(batches: Any, holdout: Any, inputs: int) -> None:
+    """Refuses arguments that are searched on and judged on."""
+    seen = {digest_of(batch[:inputs]): i for i, batch in enumerate(batches)}
     for number, batch in enumerate(holdout):
-        other = seen.get(_fingerprint(batch))
+        other = seen.get(digest_of(batch[:inputs]))
         if other is not None:
             raise ValueError(
                 f"`compress(batches, holdout=...)`: holdout batch {number} is batch "
                 f"{other} of those that are searched on; a promise takes samples "
                 "that no search has seen."
             )
-
-
-def _fingerprint(batch: Any) -> str:
-    first = np.asarray(jax.tree.leaves(batch)[0])
-    digest = hashlib.sha256(np.ascontiguousarray(first).tobytes())
-    digest.update(f"{first.shape} {first.dtype}".encode())
-    return digest.hexdigest()

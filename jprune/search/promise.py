@@ -104,7 +104,7 @@ def promise(
             here = groups == name
             found.append(
                 Worst(
-                    name.item(),
+                    name.item() if isinstance(name, np.generic) else name,
                     int(here.sum()),
                     _loss(dense[here], small[here]),
                     _bound(dense[here], small[here], alpha, seed),

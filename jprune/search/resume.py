@@ -1,6 +1,5 @@
 """What was made so far, in a folder, for a search that is killed and goes on."""
 
-import hashlib
 import json
 import os
 from os import PathLike
@@ -11,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jprune._core.describe import describe
 from jprune._core.trees import is_floating, is_hole, leaves_with_path, rebuild
 from jprune._core.typing import Masks, Tree
 
@@ -69,20 +67,6 @@ class Folder:
         part = file.with_suffix(".part.npz")
         np.savez(part, **arrays)
         os.replace(part, file)
-
-
-def asked_for(trees: Any, options: Any) -> str:
-    """Data and options in a digest."""
-    digest = hashlib.sha256(", ".join(map(describe, options)).encode())
-    for path, x in leaves_with_path(trees):
-        digest.update(jax.tree_util.keystr(path).encode())
-        if is_hole(x):
-            continue
-        if jnp.issubdtype(jnp.result_type(x), jax.dtypes.prng_key):
-            x = jax.random.key_data(x)
-        digest.update(f"{jnp.result_type(x)} {np.shape(x)}".encode())
-        digest.update(np.ascontiguousarray(np.asarray(x)).tobytes())
-    return digest.hexdigest()
 
 
 def _write(file: Path, data: bytes) -> None:

@@ -67,7 +67,8 @@ def _by_slope(problem: Problem) -> np.ndarray:
     rows = []
     for name in problem.budget:
         prices = np.geomspace(1e-4, 1e4, PRICES)
-        prices *= max(float(lost_each(curves, problem.least).sum()), EPS)
+        most = lost_each(curves, problem.least)
+        prices *= max(float(most[np.isfinite(most)].sum()), EPS)
         shares = np.ones((PRICES, len(sizes)))
         for _ in range(6):
             slopes = _slopes(curves.costs[name], shares)

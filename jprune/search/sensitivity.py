@@ -18,7 +18,7 @@ from jprune.calibration.calibrate import arguments, read_batches
 from jprune.criteria import Criterion
 from jprune.masks import apply_masks
 from jprune.search.curves import Curves
-from jprune.search.distances import kl
+from jprune.search.distances import distance_of
 from jprune.search.ordered import Ordered, costs_of, order
 from jprune.structures import Structure
 
@@ -55,8 +55,8 @@ def sensitivity(
         ``gauss_newton(fn, params, first_batch)``.
       levels: How many counts of each pool are tried, from all its units by even ratios
         to 4 % of them. Static.
-      distance: ``(dense outputs, outputs) -> scalar``. None: :func:`kl`, for logits;
-        :func:`squared_error` is for other numbers.
+      distance: ``(dense outputs, outputs) -> scalar``. None: :func:`kl` for outputs with
+        several numbers in the last axis, as logits are; else :func:`squared_error`.
       loss: ``(outputs, *batch) -> scalar`` in place of ``distance``, with labels: what
         is measured is how far it rises.
       inputs: How many entries of a batch are arguments of ``fn``; a loss sees all of
@@ -103,7 +103,10 @@ def sensitivity(
     ordered = order(
         call, fn, params, read[0][:inputs], structure, criterion, seed
     )
-    lost = _measure(fn, params, read, inputs, ordered, distance or kl, loss)
+    if distance is None:
+        outputs = jax.eval_shape(fn, params, *read[0][:inputs])
+        distance = distance_of(outputs)
+    lost = _measure(fn, params, read, inputs, ordered, distance, loss)
     return curves_of(
         ordered,
         costs_of(fn, params, read[0][:inputs], ordered),
