@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jprune._core.layout import everywhere
 from jprune.calibration.solvers.base import Problem, diagonal, dot
 
 
@@ -84,7 +85,8 @@ def fitted_rows(problem: Problem, kept: jax.Array, ridge: Any) -> jax.Array:
     alone = jnp.where(kept, more + jnp.where(on + more == 0, 1.0, 0.0), 1.0)
     gram = gram + alone[..., None] * jnp.eye(on.shape[-1], dtype=gram.dtype)
     right = problem.right + more[..., None] * problem.kernel
-    right = jnp.where(kept[..., None], right, 0.0)
-    factor = jax.scipy.linalg.cho_factor(gram)
+    # On an Explicit mesh JAX solves only what is whole.
+    right = everywhere(jnp.where(kept[..., None], right, 0.0))
+    factor = jax.scipy.linalg.cho_factor(everywhere(gram))
     found = jax.scipy.linalg.cho_solve(factor, right)
     return jnp.where(kept[..., None], found, 0.0)
