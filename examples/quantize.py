@@ -42,7 +42,11 @@ def integers(stored: Any) -> list[np.ndarray]:
 
 def main() -> dict[str, tuple[float, float, int]]:
     """Prints the table; returns its rows."""
-    args = flags(__doc__, steps=(1500, "steps of Adam"), seed=(0, "of all"))
+    args = flags(
+        __doc__,
+        steps=(1500, "steps of Adam"),
+        seed=(0, "of all"),
+    )
     data = digits()
     x, y, x_test = map(jnp.asarray, (data.x, data.y, data.x_test))
     model, seen = MLP((128, 64, 10)), x[:512]

@@ -110,7 +110,7 @@ WHEN_MADE: list[tuple[str, Callable[[], Any]]] = [
         lambda: jprune.prune(0.5, structure="block"),
     ),
     (
-        "`prune(allocation=...)` must be of type `Allocation`, got 'global'. `jprune.allocations` has erdos_renyi, given, global_ranking, uniform",
+        "`prune(allocation=...)` must be of type `Allocation`, got 'global'. `jprune.allocations` has erdos_renyi, fitted, given, global_ranking, uniform",
         lambda: jprune.prune(0.5, allocation="global"),
     ),
     (

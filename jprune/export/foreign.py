@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.extend import core
 
 from jprune._core.arrays import abstract_array
 from jprune._core.programs import bound, check_call
@@ -17,6 +16,7 @@ from jprune.compaction.removal.frozen import inlined
 from jprune.export import case
 from jprune.export.program import as_given
 from jprune.export.trees import plain
+from jprune.jaxprs.versions import as_function
 
 Run = Callable[[Sequence[np.ndarray]], Sequence[Any]]
 
@@ -55,7 +55,7 @@ def flattened(
     closed, output = inlined(direct, tuple(shapes))
     names = jax.tree.unflatten(structure, shapes)
     return Flat(
-        core.jaxpr_as_fun(closed),
+        as_function(closed),
         shapes,
         _names("args", names),
         _names("output", output),

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import export
-from jax.extend import core
 
 from jprune._core.arrays import abstract_array
 from jprune._core.trees import is_hole, leaves_with_path, rebuild
@@ -16,6 +15,7 @@ from jprune._core.typing import Tree
 from jprune.compaction.removal.frozen import inlined
 from jprune.export.extras import needed
 from jprune.export.trees import flat, plain
+from jprune.jaxprs.versions import as_function, opened, with_constants
 
 LARGE = 2**16  # bytes; larger constants are arrays of their own
 
@@ -49,14 +49,15 @@ def trace(
             inputs,
         )
         constants = {
-            str(i): x for i, x in enumerate(closed.consts) if _is_large(x)
+            str(i): x for i, x in enumerate(opened(closed)[1]) if _is_large(x)
         }
 
         def program(params: Any, constants: Any, *args: Any) -> Any:
             held = [
-                constants.get(str(i), x) for i, x in enumerate(closed.consts)
+                constants.get(str(i), x)
+                for i, x in enumerate(opened(closed)[1])
             ]
-            run = core.jaxpr_as_fun(core.ClosedJaxpr(closed.jaxpr, held))
+            run = as_function(with_constants(closed, held))
             outputs = run(*jax.tree.leaves((params, *args)))
             return jax.tree.unflatten(jax.tree.structure(output), outputs)
 

@@ -122,7 +122,7 @@ class _Walk:
     def __init__(self, leaves: list[Leaf]) -> None:
         self.leaves = leaves
         self.uses: dict[tuple[int, Any, Any, Any], Fraction] = {}
-        self.multiply_adds: dict[int, int] = {}
+        self.multiply_adds: dict[int, Any] = {}
         self.missed: dict[int, str] = {}  # multiplied after something else
         self.read: dict[int, set[str]] = {}  # by what, with inputs
 
@@ -279,16 +279,19 @@ def _product(
     return [INPUT]
 
 
-def _multiply_adds(eqn: Any, axes: Axes, side: int) -> int:
-    """Those of one product: each output sums over what is contracted."""
+def _multiply_adds(eqn: Any, axes: Axes, side: int) -> Any:
+    """Those of one product: each output sums over what is contracted.
+
+    An integer, or a symbol where sizes of arguments are.
+    """
     outputs = math.prod(eqn.outvars[0].aval.shape)
     if eqn.primitive.name == "conv_general_dilated":
         kernel = eqn.invars[1].aval.shape
         features = kernel[eqn.params["dimension_numbers"].rhs_spec[0]]
-        return int(outputs * math.prod(kernel) // max(features, 1))
+        return outputs * (math.prod(kernel) // max(features, 1))
     shape = eqn.invars[side].aval.shape
     over = (shape[k] for p in axes.summed for j, k in p if j == side)
-    return int(outputs * math.prod(over))
+    return outputs * math.prod(over)
 
 
 @_rule("conv_general_dilated")

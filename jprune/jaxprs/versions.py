@@ -37,6 +37,16 @@ def opened(program: Any) -> tuple[Any, Sequence[Any]]:
     return getattr(program, "jaxpr", program), getattr(program, "consts", ())
 
 
+def as_function(program: Any) -> Any:
+    """A closed program as a function of its flat inputs, which returns a list."""
+    return core.jaxpr_as_fun(program)
+
+
+def with_constants(program: Any, constants: Sequence[Any]) -> Any:
+    """The same program with other constants."""
+    return core.ClosedJaxpr(opened(program)[0], list(constants))
+
+
 def held(eqn: Any) -> Any:
     """The program that a call holds, whatever the parameter is called."""
     return next(p for p in eqn.params.values() if hasattr(p, "eqns"))

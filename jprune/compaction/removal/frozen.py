@@ -4,14 +4,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.extend import core
 
 from jprune._core.arrays import abstract_array
 from jprune._core.programs import check_call
 from jprune._core.trees import path_name
 from jprune._core.typing import Tree
 from jprune.jaxprs.program import interpret
-from jprune.jaxprs.versions import INLINED, evaluate, held
+from jprune.jaxprs.versions import INLINED, as_function, evaluate, held
 
 
 def frozen(call: str, fn: Any, params: Tree, args: tuple[Any, ...]) -> Any:
@@ -34,7 +33,7 @@ def frozen(call: str, fn: Any, params: Tree, args: tuple[Any, ...]) -> Any:
     known = jax.tree_util.tree_flatten_with_path(specs)[0]
     structure: Any = jax.tree.structure(specs)
     outputs = jax.tree.structure(output)
-    run = core.jaxpr_as_fun(closed)
+    run = as_function(closed)
 
     def program(params: Tree, *args: Any) -> Any:
         found = (params, *args)
