@@ -148,6 +148,7 @@ def train(net: Nnx, optimizer: Any) -> list[float]:
     return [float(step(net, optimizer)) for _ in range(3)]
 
 
+@pytest.mark.slow
 def test_nnx_with_batch_norm_is_trained_on() -> None:
     """The same; the optimizer is one of NNX, whose state is taken."""
     net = nnx.jit(Nnx)()

@@ -146,6 +146,7 @@ def test_a_finetune_gets_the_smaller_model_and_is_judged():
     assert result.small.certify(OTHER).error < 1e-4
 
 
+@pytest.mark.slow
 def test_distilled_on_what_the_dense_model_says():
     finetune = jprune.distill(mlp, PARAMS, [X], optax.adam(1e-2), 30)
     plain = compress(budgets=(0.2,), tolerance=0.5)
@@ -154,6 +155,7 @@ def test_distilled_on_what_the_dense_model_says():
     assert tuned.promise.small > plain.promise.small
 
 
+@pytest.mark.slow
 def test_weights_go_and_stay_away():
     finetune = jprune.distill(mlp, PARAMS, [X], optax.adamw(1e-2), 10)
     result = compress(
@@ -170,6 +172,7 @@ def test_weights_go_and_stay_away():
         assert not np.asarray(result.params[name])[~result.masks[name]].any()
 
 
+@pytest.mark.slow
 def test_the_fastest_of_those_that_keep_the_promise():
     """Timed beside the dense model; the smallest is not the fastest here."""
     calls = []
@@ -213,6 +216,7 @@ def test_what_failed_was_not_timed_and_prints():
     assert last[-3:] == ["-", "-", "no"]
 
 
+@pytest.mark.slow
 def test_numbers_in_place_of_outcomes():
     """Regression: how close an output is, from 0 to 1."""
 
@@ -256,6 +260,7 @@ class Norms(nn.Module):
         return nn.Dense(3)(x.mean((1, 2)))
 
 
+@pytest.mark.slow
 def test_linen_with_statistics():
     module = Norms()
     x = numbers(64, 6, 6, 1)
@@ -337,6 +342,7 @@ def test_groups_may_be_words_of_any_type():
 # Killed, and called again ----------------------------------------------------
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_was_killed(tmp_path):
     calls: list[int] = []
 

@@ -270,6 +270,7 @@ def unrolled(p: Any, x: Any) -> Any:
     return x
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("name", ["activation", "curvature", "gauss_newton"])
 def test_a_scan_is_its_layers(name: str) -> None:
     x = jnp.asarray(X[:, :4])
@@ -342,6 +343,7 @@ class Attention(nn.Module):
         return nn.Dense(3)(nn.MultiHeadDotProductAttention(2)(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["activation", "curvature", "gauss_newton"])
 def test_attention_of_flax(name: str) -> None:
     """Statistics of variables serve for their params; heads are units."""

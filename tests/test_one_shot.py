@@ -463,6 +463,7 @@ def compiled() -> Iterator[list[str]]:
     logger.removeHandler(handler)
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("solver", ["sparsegpt", "admm"])
 def test_nothing_compiles_again_for_a_sparsity(
     solver: str, compiled: list[str]
@@ -476,6 +477,7 @@ def test_nothing_compiles_again_for_a_sparsity(
     assert compiled == []
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("solver", ["sparsegpt", "admm"])
 def test_nothing_compiles_for_layers_of_one_shape(
     solver: str, compiled: list[str]
@@ -746,7 +748,7 @@ OF_UNITS: Any = {
 }
 
 
-@pytest.mark.sweep(2)
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("targets", ["own", "dense"])
 @pytest.mark.parametrize("name", OF_UNITS)
 def test_half_of_all_kinds_of_units(name: str, targets: str) -> None:
@@ -774,6 +776,7 @@ def test_half_of_all_kinds_of_units(name: str, targets: str) -> None:
         assert after < before
 
 
+@pytest.mark.slow
 def test_units_of_products_side_by_side_are_compared() -> None:
     """Depthwise: each product has one unit, and the least missed of all go."""
     scale = jnp.array([1.0, 0.01] * 3, jnp.float32)

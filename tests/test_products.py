@@ -294,6 +294,7 @@ class Block(nn.Module):
         return nn.Dense(3, dtype=jnp.bfloat16, name="head")(x) if flag else x
 
 
+@pytest.mark.slow
 def test_linen() -> None:
     x = jnp.zeros((2, 5), int)
     params = Block().init(jax.random.key(0), x)

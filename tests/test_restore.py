@@ -74,6 +74,7 @@ def smaller_fn(kind: str, width: int) -> tuple[Any, Any]:
     return lambda p, x: jax.vmap(eqx.combine(p, rest))(x), arrays
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize(
     ("kind", "make"),
     [("linen", linen), ("nnx", of_nnx), ("equinox", of_equinox)],

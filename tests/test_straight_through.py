@@ -43,6 +43,7 @@ def test_gradient_is_that_at_the_masked_weights(dtype: str) -> None:
     chex.assert_trees_all_equal(jprune.straight_through(params, masks), sparse)
 
 
+@pytest.mark.slow
 def test_pruned_weights_get_gradients_of_their_own() -> None:
     params, masks = jnp.array([3.0, -2.0]), jnp.array([True, False])
     outer = lambda p: jnp.sum(jprune.straight_through(p, masks) * 5.0)

@@ -59,6 +59,7 @@ def case(request: pytest.FixtureRequest) -> Case:
     return Case(fn, params, x, any_size, graph)
 
 
+@pytest.mark.sweep(2)
 def test_a_model_is_compacted_and_exported_for_all_sizes(case: Case) -> None:
     small = jprune.compact(case.fn, case.params, case.any_size)
     for pool in case.graph.pools:
@@ -75,6 +76,7 @@ def test_a_model_is_compacted_and_exported_for_all_sizes(case: Case) -> None:
         )
 
 
+@pytest.mark.sweep(2)
 def test_units_plans_and_costs_are_those_of_numbers(case: Case) -> None:
     """In costs a symbol counts as 1."""
     shape = [n if isinstance(n, int) else 1 for n in case.any_size.shape]

@@ -320,6 +320,7 @@ def test_another_model_is_refused(graph: Any, params: Any) -> None:
         jprune.units(graph, floor=1.5)
 
 
+@pytest.mark.slow
 def test_several_pruners_of_units_in_one_chain(graph: Any, params: Any) -> None:
     """Each prunes pools of its own; both mask `v`, along different axes."""
     first, second = (jprune.units(graph, where=x) for x in (r"^b", r"^c"))
