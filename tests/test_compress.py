@@ -197,7 +197,9 @@ def test_the_fastest_of_those_that_keep_the_promise():
     assert calls == [16, 8]
     assert result.point.seconds == 2.0
     assert result.point.dense_seconds == 4.0
-    assert "2.00 times as fast" in str(result)
+    assert result.point.times == 2.0
+    assert list(result.speed) == ["dense", "small"]
+    assert "times as fast as the dense model" in str(result)
     assert "2000.000 ms" in str(result.front)
 
 
@@ -214,6 +216,12 @@ def test_what_failed_was_not_timed_and_prints():
     )
     last = str(front).splitlines()[-1].split()
     assert last[-3:] == ["-", "-", "no"]
+
+
+def test_what_is_slower_than_the_dense_model_is_not_taken():
+    result = compress(by=lambda fn, params, *args: 1.0, budgets=(0.8,))
+    assert result.point is None
+    assert result.front[0].promise.kept
 
 
 @pytest.mark.slow
@@ -365,7 +373,8 @@ def test_it_goes_on_where_it_was_killed(tmp_path):
         budgets=(0.7, 0.4), finetune=lambda fn, params, masks: params
     )
     for other in (again, plain):
-        assert str(other) == str(result)
+        assert str(other.front) == str(result.front)
+        assert other.stopped == result.stopped
         jax.tree.map(
             np.testing.assert_array_equal,
             other.small.params,

@@ -60,6 +60,10 @@ def test_what_is_masked_stays_zero_and_statistics_stay():
     assert after < before
 
 
+def _distance(*given):
+    return {"distance": given[0]} if given else {}
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -67,9 +71,13 @@ def test_what_is_masked_stays_zero_and_statistics_stay():
         ((fn, PARAMS, X, optax.sgd(0.1), 3), "iterable of batches"),
         ((fn, PARAMS, [X], optax.sgd, 3), "gradient transformation"),
         ((fn, PARAMS, [X], optax.sgd(0.1), 0), "steps.* >= 1, got 0"),
+        (
+            (fn, PARAMS, [X], optax.sgd(0.1), 3, lambda y, z: y - z),
+            "distance.* must return a scalar",
+        ),
         ((1, PARAMS, [X], optax.sgd(0.1), 3), "fn must be a function"),
     ],
 )
 def test_bad_input_is_refused(arguments, words):
     with pytest.raises(ValueError, match=words):
-        jprune.distill(*arguments)
+        jprune.distill(*arguments[:5], **_distance(*arguments[5:]))

@@ -18,6 +18,7 @@ from jprune.choosing.choose import find_masks
 from jprune.compaction import Compact, compact, trace_units, units
 from jprune.compaction.costs import COSTS
 from jprune.criteria import Criterion
+from jprune.report import Speed, Timing, speed
 from jprune.search.candidates import Candidate, Maker
 from jprune.search.curves import Curves
 from jprune.search.fitting import fit
@@ -55,6 +56,7 @@ class Compressed(NamedTuple):
     curves: Curves
     point: Point | None  # that of the smaller model; None: the dense one
     stopped: str  # why no smaller model was tried
+    speed: Speed | None  # beside the dense model, on the first batch
 
     def __str__(self) -> str:
         if self.point is None:
@@ -65,11 +67,8 @@ class Compressed(NamedTuple):
                 for name, x in self.point.fit.left.items()
             )
             lines = [f"Left are {left}."]
-            if self.point.seconds and self.point.dense_seconds:
-                times = self.point.dense_seconds / self.point.seconds
-                lines.append(
-                    f"It is {times:.2f} times as fast as the dense model."
-                )
+            if self.speed is not None:
+                lines.append(_said(self.speed["small"]))
         return "\n".join([*lines, str(self.promise), self.stopped])
 
 
@@ -131,7 +130,8 @@ def compress(
         then says which group loses most.
       by: What is to be small: ``"multiply_adds"``, ``"parameters"`` or ``"bytes"``; or a
         timer ``(fn, params, *args) -> seconds``, as :func:`jprune.report.latency`: units
-        go in multiples of 8, and of the models that keep the promise the fastest wins.
+        go in multiples of 8, and of the models that keep the promise the fastest wins,
+        if it is faster than the dense one.
       budgets: Fractions that are tried, falling.
       distance: As in :func:`sensitivity`. None: ``kl`` for outputs with several numbers
         in the last axis, else ``squared_error``.
@@ -228,7 +228,21 @@ def compress(
     )
     if best is not None:
         made, point = best
-        return Compressed(*made, front, point.promise, curves, point, stopped)
+        models = {
+            "dense": (fn, params),
+            "small": (made.small.fn, made.small.params),
+        }
+        return Compressed(
+            *made,
+            front,
+            point.promise,
+            curves,
+            point,
+            stopped,
+            speed(models, *args[0]),
+        )
+    if front[0].promise.kept:  # by a timer
+        stopped = f"No model is faster than the dense one. {stopped}"
     return Compressed(
         compact(fn, params, *args[0]),
         params,
@@ -238,6 +252,7 @@ def compress(
         curves,
         None,
         stopped,
+        None,
     )
 
 
@@ -284,7 +299,7 @@ def _search(
             points.append(point)
             if not point.promise.kept:
                 return best, Front(points), _why(point, cost)
-            if best is None or _is_better(point, best[1]):
+            if _is_better(point, None if best is None else best[1]):
                 best = made, point
     return best, Front(points), "All budgets were tried."
 
@@ -407,8 +422,21 @@ def _why(point: Point, cost: str) -> str:
     return text
 
 
-def _is_better(point: Point, best: Point) -> bool:
-    """Of models that keep the promise the last is the smallest; or the fastest."""
-    if point.seconds is None or best.seconds is None:
+def _is_better(point: Point, best: Point | None) -> bool:
+    """Of models that keep the promise the last is the smallest.
+
+    Where a timer decides it is the fastest, if it is faster than the dense model.
+    """
+    if point.times is None:
         return True
-    return point.seconds < best.seconds
+    before = None if best is None else best.times
+    return point.times > (1.0 if before is None else before)
+
+
+def _said(timing: Timing) -> str:
+    """How fast a model is, in words."""
+    return (
+        f"It takes {1e3 * timing.seconds:.3g} ms for the first batch, and is "
+        f"{timing.ratio:.2f} times as fast as the dense model (half of all rounds: "
+        f"{timing.low:.2f} to {timing.high:.2f})."
+    )

@@ -91,6 +91,11 @@ def distill(
     teach = jax.jit(fn)
     said = [teach(params, *args) for args in read]
     apart = distance_of(said[0]) if distance is None else distance
+    found = jax.eval_shape(apart, said[0], said[0])
+    if getattr(found, "shape", None) != ():
+        raise ValueError(
+            f"`{call}(distance=...)` must return a scalar, got {describe(found)}."
+        )
 
     def finetune(small: Any, start: Tree, masks: Masks | None) -> Tree:
         tx = optimizer

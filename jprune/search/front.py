@@ -17,6 +17,13 @@ class Point(NamedTuple):
     seconds: float | None = None  # of a call, if a timer decides
     dense_seconds: float | None = None  # of the dense model, timed beside it
 
+    @property
+    def times(self) -> float | None:
+        """How many times as fast as the dense model it was timed to be."""
+        if self.seconds is None or self.dense_seconds is None:
+            return None
+        return self.dense_seconds / self.seconds
+
 
 class Front(tuple[Point, ...]):
     """Every model that was tried, from large to small; prints as a table.
