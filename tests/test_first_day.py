@@ -100,7 +100,8 @@ def test_quantize(run: Run) -> None:
     names, _ = run("quantize", "--steps=300")
     rows = names["rows"]
     _, _, zeros = rows["80 % pruned"]
-    assert zeros == round(0.8 * 64 * 128) + round(0.8 * 128 * 64) + 512
+    pruned = round(0.8 * 64 * 128) + round(0.8 * 128 * 64) + 512
+    assert pruned <= zeros < 1.01 * pruned  # a few that were kept round to 0
     for full, small, found in rows.values():
         assert abs(full - small) < 1.5
         assert found < zeros / 10 or found >= zeros

@@ -15,12 +15,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import onnx
-import onnxruntime
 import optax
-from ai_edge_litert.interpreter import Interpreter
-from ai_edge_quantizer import quantizer, recipe
-from onnxruntime.quantization import quantize_dynamic
 
 import jprune
 from jprune.models import MLP
@@ -41,6 +36,13 @@ args = flags(
     sparsity=(0.9, "of the weights, or .75 of the units"),
     calls=(500, "calls that are timed"),
 )
+# What needs them comes after `--help`.
+import onnx  # noqa: E402
+import onnxruntime  # noqa: E402
+from ai_edge_litert.interpreter import Interpreter  # noqa: E402
+from ai_edge_quantizer import quantizer, recipe  # noqa: E402
+from onnxruntime.quantization import quantize_dynamic  # noqa: E402
+
 data = digits()
 model = MLP((256, 128, 10))
 start = model.init(jax.random.key(0), data.x_test[:1])
