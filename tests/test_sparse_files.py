@@ -46,7 +46,7 @@ def test_what_is_kept_keeps_its_bits(dtype: Any, tmp_path: Path) -> None:
     size = np.dtype(dtype).itemsize
     rng = np.random.default_rng(0)
     raw = rng.integers(0, 256, 300 * size, np.uint8)
-    raw[:size] = (np.zeros(1, dtype) * -1).view(np.uint8)
+    raw[:size] = np.full(1, -0.0).astype(dtype).view(np.uint8)
     x = raw.view(dtype).reshape(20, 15)
     mask = rng.random(x.shape) < 0.3
     save_sparse(tmp_path / "w", {"w": x}, {"w": mask})
