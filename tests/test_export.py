@@ -243,6 +243,17 @@ def test_a_module_is_saved_by_its_paths(tmp_path: Path) -> None:
     np.testing.assert_array_equal(again(X), model(X))
 
 
+@pytest.mark.parametrize("vjp", [False, True])
+def test_no_file_says_where_its_author_works(vjp: bool, tmp_path: Path) -> None:
+    def fn(params: Any, x: Any) -> Any:
+        return jnp.tanh(x @ params["w"])
+
+    export.save(tmp_path / "m.zip", fn, {"w": jnp.eye(4)}, X, vjp=vjp)
+    data = (tmp_path / "m.zip").read_bytes()
+    assert b".py" not in data
+    assert str(Path(__file__).parent).encode() not in data
+
+
 def test_files_of_every_version_load() -> None:
     for place in sorted(DATA.glob("bundle-*")):
         bundle = export.load(place)

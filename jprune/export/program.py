@@ -1,7 +1,8 @@
 """Functions as StableHLO: traced once, and run without their source."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
@@ -61,9 +62,10 @@ def trace(
             outputs = run(*jax.tree.leaves((params, *args)))
             return jax.tree.unflatten(jax.tree.structure(output), outputs)
 
-        exported = export.export(jax.jit(program), platforms=platforms)(
-            shapes, jax.tree.map(abstract_array, constants), *inputs[1:]
-        )
+        with _without_places():
+            exported = export.export(jax.jit(program), platforms=platforms)(
+                shapes, jax.tree.map(abstract_array, constants), *inputs[1:]
+            )
     except (NotImplementedError, TypeError, ValueError) as error:
         raise ValueError(f"`{call}`: JAX can't export fn: {error}") from error
     return Program(exported, constants)
@@ -101,7 +103,20 @@ def _is_large(x: Any) -> bool:
 def to_bytes(call: str, exported: export.Exported, vjp: bool) -> bytes:
     """The program as bytes, and its derivative if it is asked for."""
     needed(call, "flatbuffers")
-    return bytes(exported.serialize(vjp_order=int(vjp)))
+    with _without_places():  # the derivative is lowered here
+        return bytes(exported.serialize(vjp_order=int(vjp)))
+
+
+@contextmanager
+def _without_places() -> Iterator[None]:
+    """No lines of source in a program: paths say where its author works."""
+    option = "jax_traceback_in_locations_limit"
+    limit = getattr(jax.config, option)
+    jax.config.update(option, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(option, limit)
 
 
 def from_bytes(place: str, data: bytes, written_by: str) -> export.Exported:
