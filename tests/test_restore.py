@@ -1,5 +1,7 @@
 """A compact model in a new process, from its plan and from its own files."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +110,57 @@ def test_it_is_restored_both_ways(kind: str, make: Any, tmp_path: Path) -> None:
     bundle = jprune.export.load(tmp_path / "bundle")
     again = jprune.export.unflat(bundle.params, shapes)
     np.testing.assert_allclose(module(again, X), wanted, rtol=1e-5)
+
+
+def restored(kind: str, folder: Path) -> None:
+    """What a new process does, which has the model's source and these files."""
+    _, dense, _ = MAKERS[kind]()
+    plan = Plan.from_json((folder / "plan.json").read_text())
+    width = plan.sizes[next(iter(plan.sizes))]
+    module, shapes = smaller_fn(kind, width)
+    with ocp.StandardCheckpointer() as reader:
+        kept = jax.tree.map(jnp.zeros_like, dense)  # shapes, and no values
+        whole = reader.restore(folder / "dense", kept)
+        own = reader.restore(folder / "own", shapes)
+    cut = jax.tree.unflatten(
+        jax.tree.structure(shapes), jax.tree.leaves(plan.apply(whole))
+    )
+    np.savez(folder / "found.npz", module(cut, X), module(own, X))
+
+
+MAKERS: dict[str, Any] = {
+    "linen": linen,
+    "nnx": of_nnx,
+    "equinox": of_equinox,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", MAKERS)
+def test_a_new_process_restores_it(kind: str, tmp_path: Path) -> None:
+    """From the plan and the dense checkpoint, and from one of its own."""
+    fn, dense, _ = MAKERS[kind]()
+    graph = jprune.trace_units(fn, dense, X)
+    masks = jprune.find_masks(dense, 0.5, structure=jprune.units(graph))
+    dense = jprune.apply_masks(dense, masks)
+    small = jprune.compact(fn, dense, X)
+    (tmp_path / "plan.json").write_text(small.plan.to_json())
+    with ocp.StandardCheckpointer() as saver:
+        saver.save(tmp_path / "dense", dense)
+        saver.save(tmp_path / "own", small.params)
+        saver.wait_until_finished()
+    code = (
+        "import sys, pathlib; sys.path.insert(0, sys.argv[1]); "
+        "import test_restore as t; "
+        "t.restored(sys.argv[2], pathlib.Path(sys.argv[3]))"
+    )
+    here = str(Path(__file__).parent)
+    command = [sys.executable, "-c", code, here, kind, str(tmp_path)]
+    subprocess.run(command, check=True, cwd=tmp_path)
+    wanted = small.fn(small.params, X)
+    with np.load(tmp_path / "found.npz") as found:
+        for name in found.files:
+            np.testing.assert_allclose(found[name], wanted, rtol=1e-5)
 
 
 @pytest.mark.slow
