@@ -509,24 +509,24 @@ def test_a_bar_counts_products(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Any] = []
 
     class Bar:
-        def __init__(self, batches: Any, **how: Any) -> None:
-            self.batches, self.total, self.done = batches, how["total"], 0
+        def __init__(self, **how: Any) -> None:
+            self.total, self.done, self.closed = how["total"], 0, False
             made.append(self)
 
-        def __iter__(self) -> Any:
-            return iter(self.batches)
+        def __enter__(self) -> "Bar":
+            return self
+
+        def __exit__(self, *error: Any) -> None:
+            self.closed = True
 
         def update(self) -> None:
             self.done += 1
-
-        def close(self) -> None:
-            self.closed = True
 
     monkeypatch.setattr(tqdm, "tqdm", Bar)
     mask = {"solver": solvers.mask_only()}
     one_shot(stacked, tree(**STACKED), [X], 0.5, **mask)  # type: ignore[arg-type]
     (batches, products) = made
-    assert batches.batches == [X]
+    assert batches.total == batches.done == 1
     assert products.total == products.done == 4  # three layers and the last
     assert products.closed
 

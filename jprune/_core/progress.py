@@ -1,5 +1,6 @@
 """Bars of tqdm, where it is installed, there is a terminal and it takes long."""
 
+from collections.abc import Iterable, Iterator, Sized
 from types import TracebackType
 from typing import Any
 
@@ -23,6 +24,15 @@ class _Silent:
 
     def set_postfix_str(self, text: str) -> None:
         """Says what is done."""
+
+
+def each(call: str, items: Iterable[Any]) -> Iterator[Any]:
+    """Items in turn, with a bar; how many there are need not be known."""
+    total = len(items) if isinstance(items, Sized) else None
+    with bar(call, total) as shown:
+        for item in items:
+            yield item
+            shown.update()
 
 
 def bar(call: str, total: int | None = None) -> Any:

@@ -9,6 +9,7 @@ import numpy as np
 
 from jprune._core.describe import describe
 from jprune._core.programs import bound, check_call
+from jprune._core.progress import each
 from jprune._core.stats import Moments, Site, Stats
 from jprune._core.trees import is_floating, leaves_with_path
 from jprune._core.typing import Tree, Where
@@ -202,19 +203,7 @@ def read_batches(call: str, batches: Iterable[Any]) -> Iterator[Any]:
             f"tuple of fn's arguments; got {describe(batches)}. For one batch "
             "write `[(x,)]`."
         )
-    shown = bar(call, batches)
-    yield from batches if shown is None else shown
-
-
-def bar(what: str, batches: Any = None, total: int | None = None) -> Any:
-    """A bar of tqdm where there is a terminal and it takes long; None without tqdm."""
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        return None
-    return tqdm(
-        batches, desc=what, total=total, delay=2.0, disable=None, leave=False
-    )
+    yield from each(call, batches)
 
 
 def arguments(batch: Any) -> tuple[Any, ...]:

@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jprune._core.progress import bar
 from jprune._core.stats import Moments, Site
 from jprune._core.trees import is_hole, leaves_with_path, rebuild
 from jprune._core.typing import Masks, Tree
 from jprune._core.views import Steps, look, overlap
-from jprune.calibration.calibrate import Plan, bar, check_finite, inputs_of
+from jprune.calibration.calibrate import Plan, check_finite, inputs_of
 from jprune.calibration.problems import judged, problem_of
 from jprune.calibration.pruner import (
     Pruner,
@@ -154,7 +155,7 @@ class Repair:
         self.errors: dict[str, np.ndarray] = {}
         self.met: set[Any] = set()
         self.together = self._several()
-        self.bar: Any = None
+        self.bar: Any = None  # while it walks
 
     def _several(self) -> dict[tuple[int, Steps], Moments]:
         """Sums over all inputs of what is multiplied more than once."""
@@ -182,15 +183,11 @@ class Repair:
         )
         walk.leaves = list(leaves)
         program = jax.make_jaxpr(inputs.fn)(inputs.params, *inputs.batches[0])
-        self.bar = bar(inputs.call, total=inputs.many())
-        walk.program(
-            program,
-            inputs_of(
-                inputs.arrays, list(inputs.batches), list(inputs.weights)
-            ),
+        given = inputs_of(
+            inputs.arrays, list(inputs.batches), list(inputs.weights)
         )
-        if self.bar is not None:
-            self.bar.close()
+        with bar(inputs.call, inputs.many()) as self.bar:
+            walk.program(program, given)
         for leaf, steps in inputs.by_steps:
             if (leaf, steps) not in {(i, general(s)) for i, s in self.met}:
                 inputs.missed.setdefault(inputs.names[leaf], UNSEEN)
@@ -222,8 +219,7 @@ class Repair:
                     f"{gone} of {len(count)} groups {UNSEEN}"
                 )
             self.prune(Met(site, layers, steps, sums, count > 0), walk)
-        if self.bar is not None:
-            self.bar.update()
+        self.bar.update()
 
     def needs_dense(self) -> bool:
         """Whether outputs are aimed at the dense model's, whatever ``targets`` says."""
