@@ -12,7 +12,6 @@ from jprune._core.checks import check_integer, check_member, check_number
 from jprune._core.describe import describe
 from jprune._core.digests import digest_of
 from jprune._core.programs import bound, check_call
-from jprune._core.progress import bar
 from jprune._core.typing import Masks, Tree
 from jprune.choosing.choose import find_masks
 from jprune.compaction import Compact, compact, trace_units, units
@@ -21,7 +20,7 @@ from jprune.criteria import Criterion
 from jprune.report import Speed, Timing, speed
 from jprune.search.candidates import Candidate, Maker
 from jprune.search.curves import Curves
-from jprune.search.fitting import fit
+from jprune.search.descent import Timer, descend, timed
 from jprune.search.front import Front, Point
 from jprune.search.judge import (
     Judge,
@@ -31,7 +30,6 @@ from jprune.search.judge import (
     inputs_of,
     samples_of,
 )
-from jprune.search.problem import least_left
 from jprune.search.promise import Promise, needed, promise
 from jprune.search.resume import Folder
 from jprune.search.sensitivity import sensitivity
@@ -42,7 +40,6 @@ BUDGETS = (
     *(0.7, 0.5, 0.42, 0.35, 0.29, 0.25, 0.21, 0.17, 0.14, 0.12, 0.1),
     *(0.08, 0.07, 0.06, 0.05, 0.04, 0.03, 0.02, 0.01),
 )
-Timer = Callable[..., float]
 
 
 class Compressed(NamedTuple):
@@ -110,8 +107,8 @@ def compress(
       batches: An iterable of batches, held at once: the first entries of each are the
         arguments of ``fn``. Curves are measured on the first batches, as many as hold
         256 samples; the repair takes as many as hold ``samples``, and of these the ones
-        with the shapes that most samples have. A batch is never cut: give some hundreds of samples
-        a batch. Labels are not needed.
+        with the shapes that most samples have. A batch is never cut: give some
+        hundreds of samples a batch. Labels are not needed.
       holdout: Batches that are judged, other samples than those.
       score: ``score(outputs, *batch) -> [n]``: of each sample whether it is right (bool,
         or integers 0 and 1), or a number in [0, 1], of which less can be promised.
@@ -193,7 +190,10 @@ def compress(
     folder = None
     if resume is not None:
         options = (allowed, sure, structure, criterion, by, seed, samples)
-        words = [*map(describe, (*options, distance, finetune)), repr(tried)]
+        words = [
+            *map(describe, (fn, *options, distance, finetune)),
+            repr(tried),
+        ]
         asked = digest_of((params, searched, held), ", ".join(words))
         folder = Folder(resume, asked)
     curves = sensitivity(
@@ -222,9 +222,9 @@ def compress(
             seed=seed,
         )
 
-    timed = partial(_timed, by, fn, params, args[0]) if callable(by) else None
-    best, front, stopped = _search(
-        curves, cost, tried, seed, maker, promised, timed
+    time = partial(timed, by, fn, params, args[0]) if callable(by) else None
+    best, front, stopped = descend(
+        curves, cost, tried, seed, maker, promised, time
     )
     if best is not None:
         made, point = best
@@ -253,69 +253,6 @@ def compress(
         None,
         stopped,
         None,
-    )
-
-
-Best = tuple[Candidate, Point] | None
-
-
-def _search(
-    curves: Curves,
-    cost: str,
-    budgets: Sequence[float],
-    seed: int,
-    maker: Maker,
-    promised: Callable[[Candidate], Promise],
-    timed: Callable[[Candidate, Point], Point] | None,
-) -> tuple[Best, Front, str]:
-    """Budgets from large to small, until the promise does not hold.
-
-    One model after the other, and no second try: so all that held before hold at once,
-    with the confidence of one.
-    """
-    best: Best = None
-    points: list[Point] = []
-    least = least_left(curves, cost)
-    with bar("compress", len(budgets)) as shown:
-        for budget in budgets:
-            shown.set_postfix_str(f"{100 * budget:.3g} % of {cost}")
-            if budget < least:
-                if points:
-                    return best, Front(points), _end(least, cost)
-                raise ValueError(
-                    "`compress(budgets=...)`: with as few units as were measured "
-                    f"{100 * least:.1f} % of the {cost.replace('_', '-')} are left, "
-                    "which is the least that can be reached, and the first budget "
-                    f"is {100 * budget:.3g} %; give larger ones."
-                )
-            found = fit(curves, {cost: budget}, seed=seed)
-            shown.update()
-            if points and (found.counts == points[-1].fit.counts).all():
-                continue
-            made = maker.make(len(points), found)
-            point = Point(budget, found, promised(made))
-            if timed is not None and point.promise.kept:
-                point = timed(made, point)
-            points.append(point)
-            if not point.promise.kept:
-                return best, Front(points), _why(point, cost)
-            if _is_better(point, None if best is None else best[1]):
-                best = made, point
-    return best, Front(points), "All budgets were tried."
-
-
-def _timed(
-    timer: Timer,
-    fn: Any,
-    params: Tree,
-    args: tuple[Any, ...],
-    made: Candidate,
-    point: Point,
-) -> Point:
-    """The dense and the smaller model, timed one after the other."""
-    return point._replace(
-        dense_seconds=float(timer(fn, params, *args)),
-        seconds=float(timer(made.small.fn, made.small.params, *args)),
     )
 
 
@@ -399,38 +336,6 @@ def _alike(batches: list[Any]) -> list[Any]:
         shapes = str(jax.tree.map(np.shape, batch))
         found.setdefault(shapes, []).append(batch)
     return max(found.values(), key=lambda some: sum(map(samples_of, some)))
-
-
-def _end(least: float, cost: str) -> str:
-    """Why there is no smaller model."""
-    return (
-        f"Less than {100 * least:.1f} % of the {cost.replace('_', '-')} can't be "
-        "reached: each pool keeps a unit, and 4 % of them."
-    )
-
-
-def _why(point: Point, cost: str) -> str:
-    """Why it stopped there."""
-    found = point.promise
-    left = f"{100 * point.fit.left[cost]:.1f} % of the {cost.replace('_', '-')}"
-    text = (
-        f"It stopped at {left}: the loss there is {100 * found.loss:.2f} points, and "
-        f"at most {100 * found.bound:.2f}."
-    )
-    if found.loss < found.tolerance:
-        text += " More holdout samples would say more."
-    return text
-
-
-def _is_better(point: Point, best: Point | None) -> bool:
-    """Of models that keep the promise the last is the smallest.
-
-    Where a timer decides it is the fastest, if it is faster than the dense model.
-    """
-    if point.times is None:
-        return True
-    before = None if best is None else best.times
-    return point.times > (1.0 if before is None else before)
 
 
 def _said(timing: Timing) -> str:

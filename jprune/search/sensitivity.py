@@ -19,6 +19,7 @@ from jprune.criteria import Criterion
 from jprune.masks import apply_masks
 from jprune.search.curves import Curves
 from jprune.search.distances import distance_of
+from jprune.search.judge import samples_of
 from jprune.search.ordered import Ordered, costs_of, order
 from jprune.structures import Structure
 
@@ -197,7 +198,7 @@ def _measure(
     wanted = [None] * len(batches)
     if loss is None:
         wanted = [dense(params, *batch[:inputs]) for batch in batches]
-    weights = np.array([_length(batch) for batch in batches], float)
+    weights = np.array([samples_of(batch) for batch in batches], float)
     weights /= weights.sum()
 
     def total(counts: np.ndarray) -> float:
@@ -209,9 +210,3 @@ def _measure(
         return float(weights @ np.array(parts, float))
 
     return total
-
-
-def _length(batch: Any) -> int:
-    """The samples of a batch."""
-    first = jax.tree.leaves(batch)[0]
-    return int(np.shape(first)[0]) if np.ndim(first) else 1
