@@ -28,9 +28,9 @@ class Polynomial(NamedTuple):
         """The cost, float64 ``[...]``, at shares ``[..., pools]``."""
         one = np.ones((*shares.shape[:-1], 1))
         shares = np.concatenate([shares, one], -1)
-        found = np.ones((*shares.shape[:-1], len(self.amounts)))
+        found = np.broadcast_to(1.0, (*shares.shape[:-1], len(self.amounts)))
         for column in self.pools.T:
-            found *= shares[..., column]
+            found = found * shares[..., column]
         result: np.ndarray = found @ self.amounts
         return result
 

@@ -16,6 +16,7 @@ RANDOM = 400  # configurations at first
 ROUNDS = 12
 KEPT = 40  # of each round
 PRICES = 60
+BISECTIONS = 14  # to a share's thousandth; whole units are exact in the end
 
 
 def scaled(problem: Problem, logs: np.ndarray) -> np.ndarray:
@@ -23,7 +24,7 @@ def scaled(problem: Problem, logs: np.ndarray) -> np.ndarray:
     sizes = np.maximum(problem.curves.sizes, 1)
     low = np.log(np.maximum(problem.least, 0.5) / sizes)
     least, most = low.min() - logs.max(-1), -logs.min(-1)
-    for _ in range(20):
+    for _ in range(BISECTIONS):
         middle = (least + most) / 2
         shares = np.clip(logs + middle[:, None], low, 0)
         fine = fits(problem, np.exp(shares) * sizes)
