@@ -3,12 +3,15 @@
 import importlib
 from typing import Any
 
+import equinox as eqx
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jprune
 from jprune import criteria, search, structures
@@ -345,6 +348,88 @@ def test_groups_may_be_words_of_any_type():
         )
         assert found.worst is not None
         assert found.worst.group == "a"
+
+
+# In any framework ------------------------------------------------------------
+
+
+def of_nnx():
+    """A module's state, of which half of the units do nothing."""
+
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            self.first = nnx.Linear(4, 8, rngs=rngs)
+            self.last = nnx.Linear(8, 3, rngs=rngs)
+
+        def __call__(self, x):
+            return self.last(nnx.relu(self.first(x)))
+
+    net = Net(nnx.Rngs(0))
+    net.last.kernel[...] = net.last.kernel[...].at[4:].set(0.0)
+    net.last.bias[...] = PARAMS["c"]  # else outputs may be equal
+    graphdef, state = nnx.split(net)
+    return lambda state, x: nnx.merge(graphdef, state)(x), state
+
+
+def of_equinox():
+    net = eqx.nn.MLP(4, 3, 8, 1, key=jax.random.key(0))
+    last = net.layers[-1].weight.at[:, 4:].set(0.0)
+    net = eqx.tree_at(lambda net: net.layers[-1].weight, net, last)
+    params, rest = eqx.partition(net, eqx.is_array)
+    return lambda p, x: jax.vmap(eqx.combine(p, rest))(x), params
+
+
+def of_scan():
+    """Residual blocks in a stack, all as wide as each other."""
+
+    def fn(params, x):
+        def block(x, layer):
+            return x + jax.nn.relu(x @ layer["w"]) @ layer["v"], None
+
+        return jax.lax.scan(block, x, params["blocks"])[0][:, :3] * 1.0
+
+    blocks = {
+        "w": numbers(3, 4, 8),
+        "v": numbers(3, 8, 4, seed=1).at[:, 4:].set(0.0) / 4,
+    }
+    return fn, {"blocks": blocks}
+
+
+def of_mesh():
+    """Parameters that eight devices share."""
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,))
+    fn, half = mlp, {**PARAMS, "v": PARAMS["v"].at[5:].set(0.0)}
+    specs = {"w": (None, "d"), "b": ("d",), "v": ("d", None), "c": ()}
+    return fn, {
+        name: jax.device_put(
+            x, NamedSharding(mesh, PartitionSpec(*specs[name]))
+        )
+        for name, x in half.items()
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [of_nnx, of_equinox, of_scan, of_mesh])
+def test_any_model(make):
+    fn, params = make()
+    y = fn(params, OTHER).argmax(-1)
+    finetune = jprune.distill(fn, params, [X], optax.adam(1e-5), 2)
+    for tuned in (None, finetune):
+        result = compress(
+            fn=fn,
+            params=params,
+            holdout=[(OTHER, y)],
+            budgets=(0.65,),
+            finetune=tuned,
+        )
+        assert result.promise.kept
+        small = result.small
+        assert sum(x.size for x in jax.tree.leaves(small.params)) < 0.7 * sum(
+            x.size for x in jax.tree.leaves(params)
+        )
+        np.testing.assert_allclose(
+            small.fn(small.params, OTHER), fn(result.params, OTHER), atol=1e-4
+        )
 
 
 # Killed, and called again ----------------------------------------------------
