@@ -366,7 +366,7 @@ def of_nnx():
 
     net = Net(nnx.Rngs(0))
     net.last.kernel[...] = net.last.kernel[...].at[4:].set(0.0)
-    net.last.bias[...] = PARAMS["c"]  # else outputs may be equal
+    net.last.bias = nnx.Param(PARAMS["c"])  # else outputs may be equal
     graphdef, state = nnx.split(net)
     return lambda state, x: nnx.merge(graphdef, state)(x), state
 
