@@ -1,0 +1,108 @@
+"""
+Compress a model automatically
+==============================
+
+You have a trained model, and can say what it may lose: one point of accuracy, for
+example. You don't want to choose a method, a sparsity or a layer. :func:`jprune.compress`
+finds the smallest model that keeps within your limit, and tests it on data that the search
+has never seen.
+"""
+
+import jax
+import numpy as np
+import optax
+from matplotlib import pyplot as plt
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+import jprune
+from jprune.models import MLP
+
+# %%
+# A trained model
+# ---------------
+#
+# Half of the digits train the model. The other half is the *holdout*: it decides how
+# much may go, and nothing else looks at it. The more samples it has, the less is lost to
+# caution.
+
+x, y = load_digits(return_X_y=True)
+x, x_held, y, y_held = train_test_split(
+    (x / 16).astype(np.float32), y, test_size=0.5, random_state=0, stratify=y
+)
+model = MLP((256, 128, 10))
+STEPS = 1000
+tx = optax.adam(optax.cosine_decay_schedule(2e-3, STEPS))
+
+
+def loss(params, x, y):
+    logits = model.apply(params, x)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+
+
+@jax.jit
+def update(params, state, x, y):
+    updates, state = tx.update(jax.grad(loss)(params, x, y), state, params)
+    return optax.apply_updates(params, updates), state
+
+
+params = model.init(jax.random.key(0), x[:1])
+state = tx.init(params)
+rng = np.random.default_rng(0)
+for _ in range(STEPS):
+    rows = rng.integers(len(x), size=64)
+    params, state = update(params, state, x[rows], y[rows])
+
+# %%
+# One call
+# --------
+#
+# - ``[(x, y)]`` is one batch to search with. The first ``inputs=1`` entries are what the
+#   model reads; labels are not used.
+# - ``score`` says of each holdout sample whether the model is right.
+# - ``tolerance=0.02`` allows a loss of two points.
+
+result = jprune.compress(
+    model.apply,
+    params,
+    [(x, y)],
+    inputs=1,
+    holdout=[(x_held, y_held)],
+    score=lambda logits, x, y: logits.argmax(-1) == y,
+    tolerance=0.02,
+)
+
+# %%
+# What it tried
+# -------------
+#
+# ``compress`` goes from large models to small ones and stops at the first that fails. Each
+# is pruned by whole units, repaired, and judged. ``loss`` is what was measured; ``at most``
+# is what the loss on new data stays below, with a confidence of 95 %. A model is kept if
+# this upper limit is within your tolerance.
+
+print(result.front)
+
+fig, ax = plt.subplots(figsize=(6, 3.2), layout="constrained")
+jprune.plot.front(result.front, ax=ax)
+ax.set_xscale("log")
+plt.show()
+
+# %%
+# What you gain
+# -------------
+#
+# ``result.small`` is the smaller model: ``result.small.fn(result.small.params, x)``.
+
+print(result)
+models = {
+    "dense": (model.apply, params),
+    "small": (result.small.fn, result.small.params),
+}
+print(jprune.report.speed(models, x_held))
+
+# %%
+# Next steps: pass ``finetune=jprune.distill(...)`` to train each candidate for a moment,
+# which lets more go, and see the guide :doc:`/automatic` for the fastest model instead of
+# the smallest, and for the worst class instead of the mean. :doc:`ship_it` writes
+# ``result.small`` to files.
