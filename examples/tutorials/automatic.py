@@ -61,6 +61,8 @@ for _ in range(STEPS):
 #   model reads; labels are not used.
 # - ``score`` says of each holdout sample whether the model is right.
 # - ``tolerance=0.02`` allows a loss of two points.
+# - ``budgets`` are the sizes to try, as fractions of the multiply-adds. There are more by
+#   default.
 
 result = jprune.compress(
     model.apply,
@@ -70,6 +72,7 @@ result = jprune.compress(
     holdout=[(x_held, y_held)],
     score=lambda logits, x, y: logits.argmax(-1) == y,
     tolerance=0.02,
+    budgets=(0.5, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05),
 )
 
 # %%

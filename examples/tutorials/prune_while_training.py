@@ -2,9 +2,9 @@
 Prune while you train
 =====================
 
-You are about to train a network, and want it to end with 95 % of its weights at zero
-and the accuracy of a dense one. You add one line to your optimizer. Pruning then
-happens inside the training that you run anyway, so that the network has time to adapt.
+You are about to train a network, and want 95 % of its weights to be zero at the end, for
+about a point of accuracy. You add one line to your optimizer. Weights are then removed
+during the training that you run anyway, so the others have time to adapt.
 """
 
 import tempfile

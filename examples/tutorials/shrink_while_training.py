@@ -67,10 +67,10 @@ def accuracy(fn, params):
 # The dense training, to compare with
 # -----------------------------------
 #
-# Sixty steps are enough to know what a step takes.
+# Forty steps are enough to know what a step takes.
 
 tx = optax.adam(rate)
-_, _, dense_step = run(model.apply, tx, start, tx.init(start), range(60))
+_, _, dense_step = run(model.apply, tx, start, tx.init(start), range(40))
 print(f"a dense step takes {1e3 * dense_step:.1f} ms")
 
 # %%
