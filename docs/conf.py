@@ -51,6 +51,8 @@ autodoc_member_order = "bysource"
 # The page of a family is its list of names: one entry per name of __all__.
 html_theme = "furo"
 html_title = f"jprune {version}"
+html_static_path = ["static"]
+html_css_files = ["custom.css"]
 nitpicky = False
 
 

@@ -1,6 +1,5 @@
 """Formulas as MathML, which browsers draw without a script or a network."""
 
-from html import unescape
 from typing import Any
 
 from docutils import nodes
@@ -8,16 +7,26 @@ from latex2mathml.converter import convert
 from sphinx.application import Sphinx
 
 
+def mathml(node: nodes.Element, display: str) -> str:
+    """What a browser draws; an unknown command is an error of the build."""
+    latex = node.astext().replace(r"\arg", r"\operatorname{arg}")
+    if r"\\" in latex:
+        latex = rf"\begin{{aligned}}{latex}\end{{aligned}}"
+    found = convert(latex, display=display)
+    if "<mi>\\" in found:
+        raise ValueError(f"latex2mathml does not know a command in {latex!r}")
+    return found
+
+
 def inline(writer: Any, node: nodes.math) -> None:
     """A formula within a line."""
-    writer.body.append(convert(unescape(node.astext())))
+    writer.body.append(mathml(node, "inline"))
     raise nodes.SkipNode
 
 
 def block(writer: Any, node: nodes.math_block) -> None:
     """A formula of its own."""
-    formula = convert(unescape(node.astext()), display="block")
-    writer.body.append(f'<div class="math">{formula}</div>\n')
+    writer.body.append(f'<div class="math">{mathml(node, "block")}</div>\n')
     raise nodes.SkipNode
 
 

@@ -2,10 +2,10 @@
 Compress a model automatically
 ==============================
 
-You have a trained model, and can say what it may lose: one point of accuracy, for
-example. You don't want to choose a method, a sparsity or a layer. :func:`jprune.compress`
-finds the smallest model that keeps within your limit, and tests it on data that the search
-has never seen.
+You have a trained model, and can say what it may lose: one point of accuracy,
+for example. You don't want to choose a method, a sparsity or a layer.
+:func:`jprune.compress` finds the smallest model that keeps within your limit,
+and tests it on data that the search has never seen.
 """
 
 import jax
@@ -22,9 +22,9 @@ from jprune.models import MLP
 # A trained model
 # ---------------
 #
-# Half of the digits train the model. The other half is the *holdout*: it decides how
-# much may go, and nothing else looks at it. The more samples it has, the less is lost to
-# caution.
+# Half of the digits train the model. The other half is the *holdout*: it
+# decides how much may go, and nothing else looks at it. The more samples it
+# has, the less is lost to caution.
 
 x, y = load_digits(return_X_y=True)
 x, x_held, y, y_held = train_test_split(
@@ -57,12 +57,12 @@ for _ in range(STEPS):
 # One call
 # --------
 #
-# - ``[(x, y)]`` is one batch to search with. The first ``inputs=1`` entries are what the
-#   model reads; labels are not used.
+# - ``[(x, y)]`` is one batch to search with. The first ``inputs=1`` entries
+#   are what the model reads; labels are not used.
 # - ``score`` says of each holdout sample whether the model is right.
 # - ``tolerance=0.02`` allows a loss of two points.
-# - ``budgets`` are the sizes to try, as fractions of the multiply-adds. There are more by
-#   default.
+# - ``budgets`` are the sizes to try, as fractions of the multiply-adds. There
+#   are more by default.
 
 result = jprune.compress(
     model.apply,
@@ -79,10 +79,11 @@ result = jprune.compress(
 # What it tried
 # -------------
 #
-# ``compress`` goes from large models to small ones and stops at the first that fails. Each
-# is pruned by whole units, repaired, and judged. ``loss`` is what was measured; ``at most``
-# is what the loss on new data stays below, with a confidence of 95 %. A model is kept if
-# this upper limit is within your tolerance.
+# ``compress`` goes from large models to small ones and stops at the first that
+# fails. Each is pruned by whole units, repaired, and judged. ``loss`` is what
+# was measured; ``at most`` is what the loss on new data stays below, with a
+# confidence of 95 %. A model is kept if this upper limit is within your
+# tolerance.
 
 print(result.front)
 
@@ -95,7 +96,8 @@ plt.show()
 # What you gain
 # -------------
 #
-# ``result.small`` is the smaller model: ``result.small.fn(result.small.params, x)``.
+# ``result.small`` is the smaller model: ``result.small.fn(result.small.params,
+# x)``.
 
 print(result)
 models = {
@@ -105,7 +107,7 @@ models = {
 print(jprune.report.speed(models, x_held))
 
 # %%
-# Next steps: pass ``finetune=jprune.distill(...)`` to train each candidate for a moment,
-# which lets more go, and see the guide :doc:`/automatic` for the fastest model instead of
-# the smallest, and for the worst class instead of the mean. :doc:`ship_it` writes
-# ``result.small`` to files.
+# Next steps: pass ``finetune=jprune.distill(...)`` to train each candidate for
+# a moment, which lets more go, and see the guide :doc:`/automatic` for the
+# fastest model instead of the smallest, and for the worst class instead of the
+# mean. :doc:`ship_it` writes ``result.small`` to files.

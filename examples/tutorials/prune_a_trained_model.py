@@ -2,9 +2,10 @@
 Prune a trained model
 =====================
 
-You have a trained model and some inputs, but no time, labels or code to train it
-again. :func:`jprune.one_shot` removes half of its units in seconds, changes the weights
-that stay so that each layer gives what it gave before, and leaves you a smaller model.
+You have a trained model and some inputs, but no time, labels or code to train
+it again. :func:`jprune.one_shot` removes half of its units in seconds, changes
+the weights that stay so that each layer gives what it gave before, and leaves
+you a smaller model.
 """
 
 import jax
@@ -21,8 +22,8 @@ from jprune.models import MLP
 # A trained model
 # ---------------
 #
-# In your case this comes from a checkpoint. Here a perceptron learns scikit-learn's
-# digits, in one compiled loop.
+# In your case this comes from a checkpoint. Here a perceptron learns
+# scikit-learn's digits, in one compiled loop.
 
 x, y = load_digits(return_X_y=True)
 x, x_test, y, y_test = train_test_split(
@@ -62,10 +63,11 @@ print(f"dense: {accuracy(model.apply, dense):.1%} of the test images are right")
 # What can be removed
 # -------------------
 #
-# A *unit* is what must be removed together: here a hidden neuron, with its column of one
-# kernel, its bias, and its row of the next kernel. :func:`jprune.trace_units` finds the
-# units from the program that JAX makes of your function. It lists what is fixed too: the
-# pixels come in as they are, and the ten outputs are what you asked for.
+# A *unit* is what must be removed together: here a hidden neuron, with its
+# column of one kernel, its bias, and its row of the next kernel.
+# :func:`jprune.trace_units` finds the units from the program that JAX makes of
+# your function. It lists what is fixed too: the pixels come in as they are,
+# and the ten outputs are what you asked for.
 
 graph = jprune.trace_units(model.apply, dense, x[:1])
 print(graph)
@@ -76,9 +78,10 @@ units = jprune.units(graph)
 # ----------------------------------------
 #
 # The obvious way is to remove the units with the smallest weights.
-# :func:`jprune.find_masks` does that and needs no data. :func:`jprune.one_shot` looks at
-# 512 images, without their labels, and solves a least-squares problem for each layer:
-# which units can the others stand in for, and what must the other weights become?
+# :func:`jprune.find_masks` does that and needs no data.
+# :func:`jprune.one_shot` looks at 512 images, without their labels, and solves
+# a least-squares problem for each layer: which units can the others stand in
+# for, and what must the other weights become?
 
 seen = x[:512]
 sparsities = (0.25, 0.5, 0.75, 0.9)
@@ -94,7 +97,9 @@ for sparsity in sparsities:
 fig, ax = plt.subplots(figsize=(6, 3), layout="constrained")
 ax.plot(sparsities, repaired, "o-", label="one_shot: removed and repaired")
 ax.plot(sparsities, by_size, "s-", label="smallest weights removed")
-ax.axhline(accuracy(model.apply, dense), color="tab:grey", ls=":", label="dense")
+ax.axhline(
+    accuracy(model.apply, dense), color="tab:grey", ls=":", label="dense"
+)
 ax.set(xlabel="fraction of units removed", ylabel="test accuracy")
 ax.legend()
 plt.show()
@@ -103,8 +108,9 @@ plt.show()
 # Half of the units
 # -----------------
 #
-# ``result.errors`` tells how well each layer still gives what it gave: the relative
-# squared error of its outputs, when weights are only masked and after the repair.
+# ``result.errors`` tells how well each layer still gives what it gave: the
+# relative squared error of its outputs, when weights are only masked and after
+# the repair.
 
 result = jprune.one_shot(model.apply, dense, [seen], 0.5, structure=units)
 print(result.errors)
@@ -113,9 +119,10 @@ print(result.errors)
 # Make it really smaller
 # ----------------------
 #
-# Up to here the arrays have their old shapes, with zeros in them. :func:`jprune.compact`
-# removes the units. ``certify`` runs the masked and the smaller model on your inputs and
-# on random ones, and reports the largest difference.
+# Up to here the arrays have their old shapes, with zeros in them.
+# :func:`jprune.compact` removes the units. ``certify`` runs the masked and the
+# smaller model on your inputs and on random ones, and reports the largest
+# difference.
 
 small = jprune.compact(model.apply, result.params, x[:1])
 print(small)
@@ -125,8 +132,9 @@ print(small.certify(x_test))
 # What you gain
 # -------------
 #
-# ``small.fn(small.params, x)`` takes the place of ``model.apply(params, x)``. Speed depends
-# on your machine; :func:`jprune.report.speed` measures both models in turn.
+# ``small.fn(small.params, x)`` takes the place of ``model.apply(params, x)``.
+# Speed depends on your machine; :func:`jprune.report.speed` measures both
+# models in turn.
 
 before = accuracy(model.apply, dense)
 after = accuracy(small.fn, small.params)

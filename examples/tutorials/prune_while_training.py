@@ -2,9 +2,10 @@
 Prune while you train
 =====================
 
-You are about to train a network, and want 95 % of its weights to be zero at the end, for
-about a point of accuracy. You add one line to your optimizer. Weights are then removed
-during the training that you run anyway, so the others have time to adapt.
+You are about to train a network, and want 95 % of its weights to be zero at
+the end, for about a point of accuracy. You add one line to your optimizer.
+Weights are then removed during the training that you run anyway, so the others
+have time to adapt.
 """
 
 import tempfile
@@ -24,9 +25,9 @@ from jprune.models import MLP
 # Data, model, loss
 # -----------------
 #
-# Nothing here is special to pruning. The data are 1,797 images of 8 x 8 pixels, a
-# quarter of them kept for the test. The model is a small perceptron in Flax; any other
-# function of a tree of parameters would do.
+# Nothing here is special to pruning. The data are 1,797 images of 8 x 8
+# pixels, a quarter of them kept for the test. The model is a small perceptron
+# in Flax; any other function of a tree of parameters would do.
 
 x, y = load_digits(return_X_y=True)
 x, x_test, y, y_test = train_test_split(
@@ -48,9 +49,10 @@ def accuracy(params):
 # The training loop
 # -----------------
 #
-# This is a plain optax loop. It records the accuracy and the sparsity now and then, for
-# the picture below. :func:`jprune.get_masks` reads the masks from the optimizer's state,
-# and :func:`jprune.measure_sparsity` gives the fraction that is pruned.
+# This is a plain optax loop. It records the accuracy and the sparsity now and
+# then, for the picture below. :func:`jprune.get_masks` reads the masks from
+# the optimizer's state, and :func:`jprune.measure_sparsity` gives the fraction
+# that is pruned.
 
 STEPS = 1000
 
@@ -85,11 +87,11 @@ print(f"dense: {accuracy(dense):.1%} of the test images are right")
 # The same with one more line
 # ---------------------------
 #
-# ``jprune.prune`` goes at the end of the chain. Its sparsity is a number or any optax
-# schedule. The usual choice is the cubic ramp: it removes many weights early, while that
-# is easy, and few at the end. Here the ramp starts at step 200 and takes 500 steps; the
-# last 300 steps train the weights that are left. ``every=10`` chooses new masks at every
-# tenth step.
+# ``jprune.prune`` goes at the end of the chain. Its sparsity is a number or
+# any optax schedule. The usual choice is the cubic ramp: it removes many
+# weights early, while that is easy, and few at the end. Here the ramp starts
+# at step 200 and takes 500 steps; the last 300 steps train the weights that
+# are left. ``every=10`` chooses new masks at every tenth step.
 
 ramp = optax.polynomial_schedule(0.0, 0.95, 3, 500, 200)
 tx = optax.chain(optax.adamw(2e-3), jprune.prune(ramp, every=10))
@@ -121,9 +123,9 @@ plt.show()
 # Which weights went
 # ------------------
 #
-# ``kept`` is what the masks keep, ``zeros`` counts the weights that really are zero.
-# Biases are left alone by default. The last kernel is small, and keeps a larger part:
-# that is the default allocation, which spares small layers.
+# ``kept`` is what the masks keep, ``zeros`` counts the weights that really are
+# zero. Biases are left alone by default. The last kernel is small, and keeps a
+# larger part: that is the default allocation, which spares small layers.
 
 print(jprune.summarize(pruned, masks))
 
@@ -131,14 +133,18 @@ print(jprune.summarize(pruned, masks))
 # What you gain
 # -------------
 #
-# Zeros don't have to be stored. :func:`jprune.export.save_sparse` writes the weights that
-# are left and one bit for each place. Time is another matter: these arrays still have
-# their dense shapes, and take as long as before. To get a faster network remove whole
-# units, as in :doc:`shrink_while_training` or :doc:`automatic`.
+# Zeros don't have to be stored. :func:`jprune.export.save_sparse` writes the
+# weights that are left and one bit for each place. Time is another matter:
+# these arrays still have their dense shapes, and take as long as before. To
+# get a faster network remove whole units, as in :doc:`shrink_while_training`
+# or :doc:`automatic`.
 
 with tempfile.TemporaryDirectory() as folder:
     sizes = {}
-    for name, params, keep in (("dense", dense, None), ("pruned", pruned, masks)):
+    for name, params, keep in (
+        ("dense", dense, None),
+        ("pruned", pruned, masks),
+    ):
         file = Path(folder) / f"{name}.safetensors"
         jprune.export.save_sparse(file, params, keep)
         sizes[name] = file.stat().st_size

@@ -2,9 +2,9 @@
 Ship it
 =======
 
-Your pruned model has to run somewhere else: on a machine without its source, perhaps
-without Flax. You remove the pruned units, save the smaller model to one file, and load it
-there with a check that it computes the same.
+Your pruned model has to run somewhere else: on a machine without its source,
+perhaps without Flax. You remove the pruned units, save the smaller model to
+one file, and load it there with a check that it computes the same.
 """
 
 import subprocess
@@ -26,7 +26,8 @@ from jprune.models import MLP
 # A model whose units are pruned while it trains
 # ----------------------------------------------
 #
-# ``jprune.units`` makes the pruner remove whole neurons instead of single weights.
+# ``jprune.units`` makes the pruner remove whole neurons instead of single
+# weights.
 
 x, y = load_digits(return_X_y=True)
 x, x_test, y, y_test = train_test_split(
@@ -68,9 +69,9 @@ print(small)
 # Save
 # ----
 #
-# The file holds the compiled program (StableHLO), the parameters, and what is needed to
-# check them. You say for which shapes the program is made: a symbol leaves the size of
-# the batch open. There is no pickle in it.
+# The file holds the compiled program (StableHLO), the parameters, and what is
+# needed to check them. You say for which shapes the program is made: a symbol
+# leaves the size of the batch open. There is no pickle in it.
 
 folder = Path(tempfile.mkdtemp())
 (batch,) = jax.export.symbolic_shape("batch")
@@ -82,9 +83,9 @@ jprune.export.save(folder / "dense.zip", model.apply, params, any_batch)
 # Load, elsewhere
 # ---------------
 #
-# This starts another Python process in which Flax cannot be imported. ``verify`` draws
-# inputs from a stored seed and compares the outputs with those of the machine that saved
-# the model.
+# This starts another Python process in which Flax cannot be imported.
+# ``verify`` draws inputs from a stored seed and compares the outputs with
+# those of the machine that saved the model.
 
 np.save(folder / "images.npy", x_test)
 ELSEWHERE = """
@@ -127,5 +128,5 @@ ax.invert_yaxis()
 plt.show()
 
 # %%
-# The guide :doc:`/export` also writes ONNX and LiteRT, and files for weights with scattered
-# zeros.
+# The guide :doc:`/export` also writes ONNX and LiteRT, and files for weights
+# with scattered zeros.

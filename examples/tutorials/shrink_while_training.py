@@ -2,9 +2,9 @@
 Shrink while you train
 ======================
 
-You train a wide network because it learns well, and want a narrow one in the end. If its
-units are removed on the way, each step after that takes less time, so the training gets
-cheaper as well as the model.
+You train a wide network because it learns well, and want a narrow one in the
+end. If its units are removed on the way, each step after that takes less time,
+so the training gets cheaper as well as the model.
 """
 
 import time
@@ -32,9 +32,9 @@ start = model.init(jax.random.key(0), x[:1])
 rate = optax.cosine_decay_schedule(2e-3, 400)
 
 # %%
-# The training step depends on ``fn``, the function of the model, as the function changes
-# when the model shrinks. ``run`` returns the time of a step, without the first step, which
-# compiles.
+# The training step depends on ``fn``, the function of the model, as the
+# function changes when the model shrinks. ``run`` returns the time of a step,
+# without the first step, which compiles.
 
 
 def run(fn, tx, params, state, steps):
@@ -77,14 +77,17 @@ print(f"a dense step takes {1e3 * dense_step:.1f} ms")
 # Prune, remove, go on
 # --------------------
 #
-# One schedule prunes units until step 120, when 80 % of the multiply-adds are gone. At
-# steps 60 and 120 the model is compacted:
+# One schedule prunes units until step 120, when 80 % of the multiply-adds are
+# gone. At steps 60 and 120 the model is compacted:
 #
-# 1. :func:`jprune.compact` removes the pruned units from function and parameters.
-# 2. ``small.take(state)`` cuts the optimizer's state in the same way: moments, counts and
-#    the pruner's masks. Learning-rate and sparsity schedules go on where they were.
-# 3. The smaller model is traced again. ``of=first`` keeps sparsities as fractions of the
-#    first model, so that one schedule serves for the whole training.
+# 1. :func:`jprune.compact` removes the pruned units from function and
+#    parameters.
+# 2. ``small.take(state)`` cuts the optimizer's state in the same way: moments,
+#    counts and the pruner's masks. Learning-rate and sparsity schedules go on
+#    where they were.
+# 3. The smaller model is traced again. ``of=first`` keeps sparsities as
+#    fractions of the first model, so that one schedule serves for the whole
+#    training.
 
 first = jprune.trace_units(model.apply, start, x[:1])
 ramp = optax.polynomial_schedule(0.0, 0.8, 3, 120)
@@ -121,7 +124,12 @@ fig, ax = plt.subplots(figsize=(6, 2.6), layout="constrained")
 ends = np.cumsum([0, *(count for count, *_ in stages)])
 for begin, end, (_, seconds, *_) in zip(ends, ends[1:], stages, strict=False):
     ax.bar(
-        begin, 1e3 * seconds, end - begin, align="edge", color="tab:blue", alpha=0.7
+        begin,
+        1e3 * seconds,
+        end - begin,
+        align="edge",
+        color="tab:blue",
+        alpha=0.7,
     )
 ax.axhline(1e3 * dense_step, color="tab:grey", ls=":", label="dense")
 ax.set(xlabel="step", ylabel="ms a step", title="The area is the time it takes")
@@ -142,7 +150,7 @@ print(
 )
 
 # %%
-# Each new width is compiled again, which takes a second or so: two or three stages are
-# enough, and a short training of a small model gains nothing. If you know the final width
-# beforehand, train a model of that width as well and compare. The guide
-# :doc:`/sparse_training` has both, measured on MNIST.
+# Each new width is compiled again, which takes a second or so: two or three
+# stages are enough, and a short training of a small model gains nothing. If
+# you know the final width beforehand, train a model of that width as well and
+# compare. The guide :doc:`/sparse_training` has both, measured on MNIST.
