@@ -1,6 +1,6 @@
 """Integers of 8 bits on top of pruned and repaired weights, by qwix.
 
-    python -m pip install "jprune[examples]"
+    python -m pip install -e ".[examples]"
     python examples/quantize.py
 
 A perceptron learns scikit-learn's digits. `jprune.one_shot` removes 80 % of its

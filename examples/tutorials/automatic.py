@@ -46,7 +46,7 @@ def update(params, state, x, y):
     return optax.apply_updates(params, updates), state
 
 
-params = model.init(jax.random.key(0), x[:1])
+params = jax.jit(model.init)(jax.random.key(0), x[:1])
 state = tx.init(params)
 rng = np.random.default_rng(0)
 for _ in range(STEPS):

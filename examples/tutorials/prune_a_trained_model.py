@@ -52,12 +52,15 @@ def train(params, steps=1000):
     return params
 
 
+predict = jax.jit(model.apply)
+
+
 def accuracy(fn, params):
     return float((fn(params, x_test).argmax(-1) == y_test).mean())
 
 
-dense = train(model.init(jax.random.key(0), x[:1]))
-print(f"dense: {accuracy(model.apply, dense):.1%} of the test images are right")
+dense = train(jax.jit(model.init)(jax.random.key(0), x[:1]))
+print(f"dense: {accuracy(predict, dense):.1%} of the test images are right")
 
 # %%
 # What can be removed
@@ -85,21 +88,20 @@ units = jprune.units(graph)
 
 seen = x[:512]
 sparsities = (0.25, 0.5, 0.75, 0.9)
-by_size, repaired = [], []
+by_size, repaired, results = [], [], {}
 for sparsity in sparsities:
     masks = jprune.find_masks(dense, sparsity, structure=units)
-    by_size.append(accuracy(model.apply, jprune.apply_masks(dense, masks)))
+    by_size.append(accuracy(predict, jprune.apply_masks(dense, masks)))
     result = jprune.one_shot(
         model.apply, dense, [seen], sparsity, structure=units
     )
-    repaired.append(accuracy(model.apply, result.params))
+    repaired.append(accuracy(predict, result.params))
+    results[sparsity] = result
 
 fig, ax = plt.subplots(figsize=(6, 3), layout="constrained")
 ax.plot(sparsities, repaired, "o-", label="one_shot: removed and repaired")
 ax.plot(sparsities, by_size, "s-", label="smallest weights removed")
-ax.axhline(
-    accuracy(model.apply, dense), color="tab:grey", ls=":", label="dense"
-)
+ax.axhline(accuracy(predict, dense), color="tab:grey", ls=":", label="dense")
 ax.set(xlabel="fraction of units removed", ylabel="test accuracy")
 ax.legend()
 plt.show()
@@ -112,7 +114,7 @@ plt.show()
 # relative squared error of its outputs, when weights are only masked and after
 # the repair.
 
-result = jprune.one_shot(model.apply, dense, [seen], 0.5, structure=units)
+result = results[0.5]
 print(result.errors)
 
 # %%
@@ -136,7 +138,7 @@ print(small.certify(x_test))
 # Speed depends on your machine; :func:`jprune.report.speed` measures both
 # models in turn.
 
-before = accuracy(model.apply, dense)
+before = accuracy(predict, dense)
 after = accuracy(small.fn, small.params)
 print(f"test accuracy: {before:.1%} -> {after:.1%}, without any training")
 models = {"dense": (model.apply, dense), "small": (small.fn, small.params)}

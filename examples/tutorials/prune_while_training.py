@@ -41,8 +41,11 @@ def loss(params, x, y):
     return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
 
 
+predict = jax.jit(model.apply)
+
+
 def accuracy(params):
-    return float((model.apply(params, x_test).argmax(-1) == y_test).mean())
+    return float((predict(params, x_test).argmax(-1) == y_test).mean())
 
 
 # %%
@@ -58,7 +61,7 @@ STEPS = 1000
 
 
 def train(tx, watch=lambda step, params, state: None):
-    params = model.init(jax.random.key(0), x[:1])
+    params = jax.jit(model.init)(jax.random.key(0), x[:1])
     state = tx.init(params)
 
     @jax.jit

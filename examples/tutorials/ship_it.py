@@ -34,7 +34,7 @@ x, x_test, y, y_test = train_test_split(
     (x / 16).astype(np.float32), y, random_state=0
 )
 model = MLP((256, 128, 10))
-params = model.init(jax.random.key(0), x[:1])
+params = jax.jit(model.init)(jax.random.key(0), x[:1])
 graph = jprune.trace_units(model.apply, params, x[:1])
 ramp = optax.polynomial_schedule(0.0, 0.75, 3, 450, 150)
 pruner = jprune.prune(ramp, structure=jprune.units(graph), every=10)
@@ -109,8 +109,9 @@ print(there.stdout)
 # What you gain
 # -------------
 
+predict = jax.jit(model.apply)
 logits = np.load(folder / "logits.npy")
-before = float((model.apply(params, x_test).argmax(-1) == y_test).mean())
+before = float((predict(params, x_test).argmax(-1) == y_test).mean())
 after = float((logits.argmax(-1) == y_test).mean())
 sizes = {
     name: (folder / f"{name}.zip").stat().st_size for name in ("dense", "small")

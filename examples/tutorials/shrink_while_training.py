@@ -28,7 +28,7 @@ x, x_test, y, y_test = train_test_split(
     (x / 16).astype(np.float32), y, random_state=0
 )
 model = MLP((1024, 1024, 10))
-start = model.init(jax.random.key(0), x[:1])
+start = jax.jit(model.init)(jax.random.key(0), x[:1])
 rate = optax.cosine_decay_schedule(2e-3, 400)
 
 # %%
