@@ -1,11 +1,11 @@
-"""How much can go? A network of digits, as small as a promise allows.
+"""`compress` finds the smallest network of digits for a loss of two points.
 
     python examples/automatic.py --plot automatic.png
 
 Two networks 64-256-128-10 learn scikit-learn's digits: one by Adam alone, one
 in a ball of small norm, `project_frobenius_ball`. Then `compress` makes each as
-small as it can for a loss of two points, by repair alone. 897 digits that
-nothing was fitted to judge. At last the models are timed.
+small as it can, by repair alone. The judges are 897 digits that nothing was
+fitted to. Finally the models are timed.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""Where a pruner goes among the transforms and wrappers of optax: by trying.
+"""In which places of an optax chain a pruner holds its zeros, by trying.
 
     python examples/chain_order.py
 
 Every chain is trained while its pruner goes from 0 to 50 %. After each step the
-weights that its masks prune are looked at: all must be exactly 0.
+script looks at the weights that the masks prune: all must be exactly 0.
 """
 
 import jax

@@ -1,4 +1,4 @@
-"""Digits, from a dense network to one that is really smaller.
+"""A network of digits: its units are pruned and removed, and it is timed.
 
 Trains an MLP on scikit-learn's digits, prunes whole units while it trains on,
 removes them, and prints what is left beside the dense model, with latencies as

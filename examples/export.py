@@ -1,10 +1,10 @@
-"""Out of the door: trained, pruned by units, compacted, saved, run elsewhere.
+"""A network is pruned, compacted, saved to files, and run in another process.
 
     python examples/export.py
 
-The process that loads the model has neither Flax nor the model's source. ONNX
-and LiteRT are written too, if jax2onnx, onnxruntime, litert-converter and
-ai-edge-litert are installed.
+The process that loads the model has neither Flax nor the model's source. The
+script writes ONNX and LiteRT too, if jax2onnx, onnxruntime, litert-converter
+and ai-edge-litert are installed.
 """
 
 import subprocess

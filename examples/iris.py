@@ -1,8 +1,8 @@
-"""Iris, from a dense network to a pruned one: the tutorial of jprune.
+"""A network of Iris flowers, pruned in every way that the core offers.
 
-Trains a 4-10-10-3 network on Fisher's flowers, prunes it in every way that the
-core of jprune offers, lets `compress` find out how much can go, and prints what
-each one keeps, costs and scores:
+Trains a 4-10-10-3 network on Fisher's flowers, prunes it in many ways, lets
+`compress` find out how much can be removed, and prints what each network keeps,
+costs and scores:
 
     python examples/iris.py --plot iris.png
 """

@@ -1,12 +1,13 @@
-"""A trained model, pruned without training: repaired, compacted, certified.
+"""A trained model is pruned and repaired without training, and compacted.
 
     python examples/one_shot.py
 
 A perceptron learns scikit-learn's digits (64-128-64-10, a quarter of the images
 for testing). Then weights and whole units are removed in two ways: by magnitude
-alone, and by `jprune.one_shot`, which looks at 512 training images, without
-their labels, and changes what stays so that each layer says what it said. The
-model without half of its units is compacted and certified.
+alone, and by `jprune.one_shot`. That looks at 512 training images, without
+their labels, and changes the weights that stay so that each layer gives the
+outputs that it gave. The model without half of its units is compacted and
+certified.
 """
 
 import argparse

@@ -1,14 +1,14 @@
-"""Integers of 8 bits on top of pruned and repaired weights, by qwix.
+"""A network is pruned and repaired, and stored as int8 by qwix.
 
     python -m pip install -e ".[examples]"
     python examples/quantize.py
 
-A perceptron learns scikit-learn's digits. `jprune.one_shot` removes 80 % of its
-weights and repairs the rest, from 512 training images: without a grid, and with
-one of integers, on which what rounding changes is taken over by weights that
-follow. `qwix` then stores the kernels as int8 and runs the model with them. The
-table shows accuracies, and how many of the stored integers are 0: all that was
-pruned is, exactly, and some that were kept round to it.
+A perceptron learns scikit-learn's digits. `jprune.one_shot` removes 80 % of
+its weights and repairs the rest from 512 training images, once without a grid
+and once with a grid of integers. With a grid, later weights make up for the
+rounding of earlier ones. `qwix` then stores the kernels as int8 and runs the
+model. The table shows accuracies, and how many stored integers are 0: all
+pruned weights, exactly, and some kept ones that round to 0.
 """
 
 from typing import Any
