@@ -11,9 +11,9 @@ def mathml(node: nodes.Element, display: str) -> str:
     """What a browser draws; an unknown command is an error of the build."""
     latex = node.astext().replace(r"\arg", r"\operatorname{arg}")
     if r"\\" in latex:
-        latex = rf"\begin{{aligned}}{latex}\end{{aligned}}"
+        latex = rf"\begin{{split}}{latex}\end{{split}}"
     found = convert(latex, display=display)
-    if "<mi>\\" in found:
+    if "<mi>\\" in found or "<mi>&<" in found:
         raise ValueError(f"latex2mathml does not know a command in {latex!r}")
     return found
 
