@@ -392,7 +392,7 @@ def kept_of(masks: Any) -> list[int]:
 
 
 @pytest.mark.parametrize(("shapes", "structure", "kept"), DEFAULTS, ids=str)
-@pytest.mark.sweep(3)
+@pytest.mark.sweep(6)
 def test_the_default_allocation(
     shapes: Any, structure: Any, kept: list[int]
 ) -> None:
@@ -442,6 +442,7 @@ def test_one_leaf_keeps_as_many_either_way() -> None:
         np.testing.assert_array_equal(found, same)
 
 
+@pytest.mark.slow
 def test_dimensions_are_those_of_the_product() -> None:
     """Heads and width are the outputs together."""
     shapes = {"q": (16, 4, 8), "k": (64, 2, 8), "out": (4, 8, 16)}

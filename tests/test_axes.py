@@ -75,7 +75,7 @@ def drawn(shapes: Any) -> Any:
     }
 
 
-@pytest.mark.sweep(3)
+@pytest.mark.sweep(6)
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("kind", ["n_m", "fan_in", "group", "block"])
 def test_as_kernels_of_two_axes(name: str, kind: str) -> None:
@@ -187,7 +187,7 @@ def nnx_attention() -> Any:
     return lambda p, x: nnx.merge(graph, p)(x), state, jnp.ones((1, 3, 16))
 
 
-@pytest.mark.sweep(3)
+@pytest.mark.sweep(6)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("make", [linen_attention, nnx_attention])
 def test_attention_of_flax(make: Any, kind: str) -> None:
@@ -208,7 +208,7 @@ def test_attention_of_flax(make: Any, kind: str) -> None:
     assert seen == 4
 
 
-@pytest.mark.sweep(2)
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("kind", KINDS)
 def test_linear_layers_of_equinox(kind: str) -> None:
     eqx = pytest.importorskip("equinox")
@@ -228,6 +228,7 @@ def test_linear_layers_of_equinox(kind: str) -> None:
         np.testing.assert_array_equal(mask.weight.T, wanted)
 
 
+@pytest.mark.slow
 def test_erdos_renyi_sees_one_layer_of_a_stack() -> None:
     fn, shapes, x, _ = CASES["stacked"]
     params = drawn(shapes | {"other": (8, 32)})

@@ -73,6 +73,7 @@ def test_right_chains(name: str) -> None:
     assert (report.around == ("MultiStepsState",)) == (name == "multi_steps")
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_chains(name: str) -> None:
     make, followers = WRONG[name]

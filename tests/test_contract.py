@@ -167,6 +167,7 @@ def check_effect(name: str, params: Any, state: Any, tolerance: float) -> None:
         assert sum(np.count_nonzero(p) for p in jax.tree.leaves(params)) <= 90
 
 
+@pytest.mark.sweep(2)
 @every_transform
 def test_jit_agrees_with_eager(name: str) -> None:
     params, tx = make_params(), TRANSFORMS[name]()
@@ -500,6 +501,7 @@ def test_donation(name: str) -> None:
     chex.assert_trees_all_equal_shapes(mine, params)
 
 
+@pytest.mark.sweep(2)
 @every_transform
 def test_restored_state_continues_bit_for_bit(name: str) -> None:
     tx = optax.chain(optax.adam(1e-2), TRANSFORMS[name]())
@@ -516,7 +518,7 @@ def test_restored_state_continues_bit_for_bit(name: str) -> None:
 @every_transform
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.parametrize("spec", [P("x", None), P(None, "x")])
-@pytest.mark.sweep(4)
+@pytest.mark.sweep(8)
 def test_meshes(name: str, kind: AxisType, spec: Any) -> None:
     params, tx = make_params(), after_sgd(name)
     expected, alone = run(tx, params, 4)

@@ -295,6 +295,7 @@ def test_snip_in_training_keeps_its_first_scores() -> None:
     assert all(np.size(c) < 12 for c in program.consts)
 
 
+@pytest.mark.slow
 def test_custom_scores_of_16_bits_do_not_overflow() -> None:
     """Sums over a unit and over a layer: as scores of 32 bits."""
     x = jnp.asarray(RNG.uniform(200, 250, (500, 4)), jnp.float16)

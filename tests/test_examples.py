@@ -45,6 +45,7 @@ def rows_of(stdout: str) -> dict[str, list[str]]:
     return {m[1].strip(): list(m.groups()[1:]) for m in found if m}
 
 
+@pytest.mark.slow
 def test_iris_prints_every_row(runs):
     assert runs[0].returncode == 0, runs[0].stderr
     assert list(rows_of(runs[0].stdout)) == [

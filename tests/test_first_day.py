@@ -162,6 +162,7 @@ def test_shrink_while_training(run: Run) -> None:
     assert "units that are left: {'params/Dense_0/bias[0]'" in printed
 
 
+@pytest.mark.slow
 def test_breast_cancer(run: Run, tmp_path: Path) -> None:
     plot = tmp_path / "plot.png"
     flags = ("--steps=40", "--splits=2", f"--plot={plot}")

@@ -161,6 +161,7 @@ def test_linen_boxes() -> None:
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_nnx_optimizer_rewires() -> None:
     model = nnx.Linear(8, 4, rngs=nnx.Rngs(0))
     tx = jprune.rigl(optax.adam(0.1), 0.5, fraction=0.5, every=1)

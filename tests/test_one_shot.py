@@ -123,6 +123,7 @@ CASES = [
 ]
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize(("structure", "allocation", "solver"), CASES)
 def test_counts_are_exact(structure: str, allocation: str, solver: str) -> None:
     """As many go from each parameter as without data."""
@@ -185,7 +186,7 @@ def unrolled(p: Any, x: Any) -> Any:
 STACKED = {"w": (3, 8, 8), "b": (3, 8), "v": (8, 4)}
 
 
-@pytest.mark.sweep(3)
+@pytest.mark.sweep(6)
 @pytest.mark.parametrize(
     ("fn", "shapes"),
     [(mlp, MLP), (stacked, STACKED)],
@@ -393,6 +394,7 @@ def test_refit_of_stacked_layers() -> None:
         x = x + np.tanh(x @ w + b)
 
 
+@pytest.mark.slow
 def test_a_grid_inside_of_a_network() -> None:
     params = tree(**MLP)
     result = one_shot(
@@ -477,7 +479,7 @@ def test_nothing_compiles_again_for_a_sparsity(
     assert compiled == []
 
 
-@pytest.mark.sweep(2)
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", ["sparsegpt", "admm"])
 def test_nothing_compiles_for_layers_of_one_shape(
     solver: str, compiled: list[str]
@@ -547,6 +549,7 @@ def experts(p: Any, x: Any) -> Any:
     return jnp.einsum("ebd,edn->ebn", x, p["w"])
 
 
+@pytest.mark.slow
 def test_an_expert_whose_rows_are_all_0() -> None:
     """It saw rows, in which nothing was active: its weights go first."""
     params = tree(w=(2, 8, 4))
@@ -748,7 +751,7 @@ OF_UNITS: Any = {
 }
 
 
-@pytest.mark.sweep(4)
+@pytest.mark.sweep(8)
 @pytest.mark.parametrize("targets", ["own", "dense"])
 @pytest.mark.parametrize("name", OF_UNITS)
 def test_half_of_all_kinds_of_units(name: str, targets: str) -> None:

@@ -102,6 +102,7 @@ def test_the_encoder_is_bert_and_ignores_padding(script: Any) -> None:
     np.testing.assert_allclose(found, right, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_trained_parameters_come_back_from_the_cache(
     script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -182,6 +182,7 @@ def test_exclusions_exist() -> None:
     assert len(OPTIMIZERS) >= 45
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("name", CORE)
 def test_core_optimizers(name: str) -> None:
     check_optimizer(name, "prune")
@@ -199,6 +200,7 @@ def test_all_optimizers(name: str, pruner: str) -> None:
     check_optimizer(name, pruner)
 
 
+@pytest.mark.slow
 def test_bfloat16() -> None:
     check_optimizer("adamw", "prune", jnp.bfloat16)
 
@@ -220,6 +222,7 @@ def test_without_contraction_no_optimizer_is_an_exception() -> None:
     subprocess.run(command, env=environment, check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -280,6 +283,7 @@ WRAPPERS = {
 }
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize(
     "pruner", ["prune", pytest.param("keep_masks", marks=pytest.mark.slow)]
 )

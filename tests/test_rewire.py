@@ -106,6 +106,7 @@ def rewired(mask: Any, w: Any, g: Any, fraction: Any) -> Any:
     return best(g, left, kept).reshape(mask.shape)
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize(
     ("dtype", "kind"),
     [("float32", "plain"), ("float16", "ties"), ("float32", "nan")],
@@ -265,6 +266,7 @@ def compare_slots(state: Any, fresh: Any, name: str, active: Any) -> int:
     return compared
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize(
     "name",
     [

@@ -78,6 +78,7 @@ def test_a_schedule_of_traced_values_passes() -> None:
     assert all(mask.all() for mask in jax.tree.leaves(kept(90.0)))
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("bad", [90.0, -0.5, np.nan])
 def test_what_no_probe_sees_changes_nothing(bad: float) -> None:
     """Neither are all weights destroyed nor do those that are pruned return."""

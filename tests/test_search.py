@@ -412,6 +412,7 @@ def joined(counts) -> np.ndarray:
     return np.concatenate([np.atleast_1d(np.asarray(x)) for x in counts])
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize(
     ("numbers", "sizes", "counts"),
     [

@@ -39,9 +39,9 @@ def counted():
     jax.clear_caches()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float64, None])
 @pytest.mark.parametrize("with_kept", [False, True])
-@pytest.mark.sweep(6)
 def test_few_are_sorted_to_the_same_masks(with_kept, dtype, monkeypatch):
     rng = np.random.default_rng(0)
 
@@ -145,6 +145,7 @@ def test_float64():
             np.testing.assert_array_equal(joined(found), expected(leaves, k))
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize(
     "kind", ["normal", "heavy", "zeros", "sorted", "equal"]
 )
@@ -175,8 +176,8 @@ def test_many_leaves_compile():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.sweep(2)
 @pytest.mark.optimized
 def test_many_leaves_take_little_memory_and_few_operations(dtype):
     """Operations are what compiling costs: 500 leaves take seconds."""
@@ -266,7 +267,7 @@ def test_kept_units_come_first():
 
 @pytest.mark.parametrize("times", [1, 20])
 @pytest.mark.parametrize("with_kept", [False, True])
-@pytest.mark.sweep(2)
+@pytest.mark.sweep(4)
 def test_each_pool_on_its_own(with_kept, times):
     rng = np.random.default_rng(4)
     shapes = [(3, 10), (1, 4, 5), (1,), (2, 1), (4, 2, 3)]
@@ -290,6 +291,7 @@ def test_each_pool_on_its_own(with_kept, times):
             np.testing.assert_array_equal(np.ravel(mask[p]), wanted)
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("divided", [False, True])
 def test_rows_are_counted_first_where_nothing_is_divided(divided):
     """It is the array that counts, and not the devices of the process."""
@@ -323,6 +325,7 @@ def test_ends_with_counts_that_contradict():
     assert found.shape == x.shape
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("with_kept", [False, True])
 def test_leaves_large_enough_to_be_sampled_each(with_kept):
     rng = np.random.default_rng(7)
@@ -412,6 +415,7 @@ def test_kept_on_other_axes_than_scores(axis_type):
     np.testing.assert_array_equal(joined(found), wanted)
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 def test_each_device_chooses_for_itself_in_shard_map(axis_type):
     """Loops start from constants, and go on with what varies."""
@@ -435,6 +439,7 @@ def test_each_device_chooses_for_itself_in_shard_map(axis_type):
         )
 
 
+@pytest.mark.slow
 def test_pools_and_kept_units_in_shard_map():
     mesh = jax.make_mesh((2,), ("a",), axis_types=(AxisType.Auto,))
     rng = np.random.default_rng(11)
@@ -454,6 +459,7 @@ def test_pools_and_kept_units_in_shard_map():
         np.testing.assert_array_equal(np.ravel(found[i]), wanted)
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize(
     "strict",
     [
@@ -515,7 +521,7 @@ def test_many_leaves_on_a_mesh(axis_type):
     ],
 )
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
-@pytest.mark.sweep(3)
+@pytest.mark.sweep(6)
 @pytest.mark.optimized
 def test_many_scores_stay_where_they_are(axis_type, shape, spec):
     """However the axes are divided."""
@@ -586,7 +592,7 @@ def whole(count):
 
 @pytest.mark.parametrize("jit", [False, True])
 @pytest.mark.parametrize("x64", [False, True])
-@pytest.mark.sweep(2)
+@pytest.mark.sweep(4)
 def test_fraction_of_is_exact(jit, x64):
     values = [0.0, 1.0, 0.5, 0.1, 1 / 3, 0.9, 1e-7, 1 - 2**-24, 2**-40]
     call = jax.jit(lambda f: _counts.fraction_of(f, SIZES))

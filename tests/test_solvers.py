@@ -105,6 +105,7 @@ def sweep(gram: Any, w: Any, mask: Any, grid: Any = None) -> Any:
     return w, total
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("grid", [None, grids.integer(4), grids.integer(3, 2)])
 @pytest.mark.parametrize("block", [1, 4, 128])
 def test_a_sweep_is_obs_column_by_column(grid: Any, block: int) -> None:
@@ -133,6 +134,7 @@ def test_a_sweep_chooses_by_the_loss_to_come() -> None:
     np.testing.assert_allclose(new[0], sweep(gram, w, scores >= cut)[0])
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("block", [3, 8])
 @pytest.mark.parametrize("window", [1, 3])
 def test_two_of_four_are_chosen_when_they_are_come_to(
@@ -353,7 +355,7 @@ def linear(p: Any, x: Any) -> Any:
     return x @ p["w"]
 
 
-@pytest.mark.sweep(3)
+@pytest.mark.sweep(6)
 @pytest.mark.parametrize("solver", SOLVERS, ids=repr)
 def test_counts_are_exact_whatever_the_ties(solver: Any) -> None:
     """Of equal weights and equal inputs exactly so many go."""
@@ -366,6 +368,7 @@ def test_counts_are_exact_whatever_the_ties(solver: Any) -> None:
     )
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("solver", [*SOLVERS[1:], solvers.obs()], ids=repr)
 def test_inputs_that_were_never_active_go_first(solver: Any) -> None:
     w = numbers(16, 8)
@@ -400,7 +403,7 @@ def test_a_singular_gram_is_an_error_with_the_leaf(solver: Any) -> None:
         one_shot(linear, params, [x], 0.25, solver=solver, **how)
 
 
-@pytest.mark.sweep(3)
+@pytest.mark.sweep(6)
 @pytest.mark.parametrize("solver", [*SOLVERS[1:], solvers.obs()], ids=repr)
 def test_fewer_rows_than_columns_are_no_nan(solver: Any) -> None:
     how: dict[str, Any] = {}

@@ -67,8 +67,8 @@ def test_decreasing_sparsity() -> None:
     assert np.count_nonzero(seen[-1][0]) == 48
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
-@pytest.mark.sweep(2)
 def test_returning_weights_are_the_same_on_a_mesh(kind: AxisType) -> None:
     def phases(count: Any) -> Any:
         return 0.75 * ((count // 2) % 2)

@@ -28,6 +28,7 @@ def loss(params: Any) -> Any:
     return sum(jnp.sum(p**3) for p in jax.tree.leaves(params))
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 def test_gradient_is_that_at_the_masked_weights(dtype: str) -> None:
     with jax.enable_x64(dtype == "float64"):
@@ -116,6 +117,7 @@ def test_masks_chosen_inside_the_loss() -> None:
     assert np.any(np.asarray(first != last)), "no weight ever came back"
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
 def test_meshes(kind: AxisType) -> None:
     params = make_params()

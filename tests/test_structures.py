@@ -262,6 +262,7 @@ def test_as_a_sort(
         assert not (first[k] & ~second[k]).any()
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize(("name", "allocation"), mark(COMBINATIONS, GRADUAL))
 def test_gradually(name: str, allocation: str) -> None:
     """``prune`` at every step holds what ``find_masks`` would from there."""
@@ -402,7 +403,7 @@ SAME: list[tuple[Any, Any, dict[str, Any], tuple[int, ...]]] = [
         for i, x in enumerate(SAME)
     ],
 )
-@pytest.mark.sweep(2)
+@pytest.mark.sweep(4)
 def test_attention_kernels(
     name: str, args: Any, axes: Any, shape: tuple[int, ...]
 ) -> None:

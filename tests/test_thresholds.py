@@ -88,7 +88,7 @@ def test_golden_values() -> None:
 
 @convex
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.sweep(2)
+@pytest.mark.sweep(4)
 def test_oracles(name: str, dtype: str) -> None:
     make, oracle = ORACLES[name]
     rng = np.random.default_rng(0)
@@ -108,6 +108,7 @@ def test_oracles(name: str, dtype: str) -> None:
             )
 
 
+@pytest.mark.sweep(2)
 @convex
 def test_zeros_are_exact_and_the_rest_is_untouched(name: str) -> None:
     make, _ = ORACLES[name]

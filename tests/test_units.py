@@ -110,6 +110,7 @@ def test_pools_keep_multiples_and_are_never_emptied(
     assert kept(find(params, sparsity)) == counts
 
 
+@pytest.mark.slow
 def test_gradual_pruning_of_units(graph, params):
     schedule = optax.linear_schedule(0.0, 0.5, 3)
     for allocation in (allocations.uniform(), allocations.global_ranking()):
@@ -228,9 +229,9 @@ def test_where_selects_pools():
 ONE_RANKING = allocations.global_ranking()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["units", "multiply_adds"])
 @pytest.mark.parametrize("sparsity", [0.9, 1.0])
-@pytest.mark.sweep(2)
 def test_in_one_ranking_no_layer_becomes_a_bottleneck(
     by: str, sparsity: float
 ) -> None:
@@ -259,7 +260,7 @@ def test_in_one_ranking_no_layer_becomes_a_bottleneck(
 
 @pytest.mark.parametrize("by", ["units", "parameters", "multiply_adds"])
 @pytest.mark.parametrize("allocation", [allocations.uniform(), ONE_RANKING])
-@pytest.mark.sweep(3)
+@pytest.mark.sweep(6)
 def test_sparsities_are_fractions_of_the_first_model(
     graph: Any, params: Any, by: str, allocation: Any
 ) -> None:
@@ -364,6 +365,7 @@ def test_shares_for_pools(graph: Any, params: Any) -> None:
         jprune.find_masks(params, 1.0, structure=structure, allocation=wrong)
 
 
+@pytest.mark.slow
 def test_scores_keep_their_precision():
     """Units whose float64 scores are one float32 rank by their own numbers."""
     with jax.enable_x64(True):

@@ -74,6 +74,7 @@ COMPOSITIONS = {
 QUICK = ("in masked", "around partition", "in MultiSteps")
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize(
     "composition",
     [
