@@ -842,7 +842,7 @@ def test_random_architectures(seed):
 
 
 @pytest.mark.slow
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10**9))
 def test_many_random_architectures(seed):
     check(random_model(seed))

@@ -62,6 +62,7 @@ def test_iris_prints_every_row(runs):
     ]
 
 
+@pytest.mark.slow
 def test_iris_counts_zeros_exactly(runs):
     rows = rows_of(runs[0].stdout)
     kept = {name: cells[2] for name, cells in rows.items()}
@@ -77,6 +78,7 @@ def test_iris_counts_zeros_exactly(runs):
             assert sparsity[name] == "0.0%"
 
 
+@pytest.mark.slow
 def test_iris_stores_what_it_keeps(runs):
     for cells in rows_of(runs[0].stdout).values():
         kept = int(cells[2].split("/")[0])
@@ -84,12 +86,14 @@ def test_iris_stores_what_it_keeps(runs):
         assert int(cells[6]) == 4 * (kept + 23) + 22
 
 
+@pytest.mark.slow
 def test_iris_stays_in_the_ball(runs):
     rows = rows_of(runs[0].stdout)
     assert float(rows["problem 2, ... in the ball"][4]) <= 2.5
     assert float(rows["problem 3, fit in the ball"][4]) <= 2.5
 
 
+@pytest.mark.slow
 def test_iris_concludes_in_two_sentences(runs):
     conclusion = runs[0].stdout.split("\n\n")[-2].splitlines()
     assert len(conclusion) == 2
@@ -97,6 +101,7 @@ def test_iris_concludes_in_two_sentences(runs):
     assert "keeps 51 of them in 318 bytes (dense: 794)" in conclusion[1]
 
 
+@pytest.mark.slow
 def test_iris_says_what_it_promises(runs):
     words = runs[0].stdout.split("\n\n")[-1]
     assert words.startswith("What `compress` says of the last row:")
@@ -110,11 +115,13 @@ def test_iris_repeats_itself(runs):
     assert runs[0].stdout == again.stdout
 
 
+@pytest.mark.slow
 def test_iris_shows_progress_on_stderr(runs):
     assert "16/16" in runs[0].stderr
     assert "epoch/s" not in runs[0].stdout
 
 
+@pytest.mark.slow
 def test_iris_plots(runs):
     assert runs[2].read_bytes().startswith(b"\x89PNG")
 
