@@ -175,6 +175,25 @@ def test_weights_go_and_stay_away():
         assert not np.asarray(result.params[name])[~result.masks[name]].any()
 
 
+def test_where_says_which_leaves_are_pruned():
+    """Whole inputs of the first layer, two of which are noise."""
+    params = PARAMS | {"w": PARAMS["w"].at[2:].multiply(1e-3)}
+    held = [(OTHER, mlp(params, OTHER).argmax(-1))]
+    result = compress(
+        params=params,
+        holdout=held,
+        structure=structures.channel(0),
+        where="^w$",
+        by="parameters",
+        budgets=(0.8, 0.6),
+    )
+    assert result.curves.names == ("w",)
+    assert result.masks["w"].any(1).tolist() == [True, True, False, False]
+    assert jax.tree.leaves(result.masks) == [result.masks["w"]]
+    with pytest.raises(ValueError, match=r"compress.*where|sensitivity.*where"):
+        compress(structure=structures.channel(0), where="nothing")
+
+
 @pytest.mark.slow
 def test_the_fastest_of_those_that_keep_the_promise():
     """Timed beside the dense model; the smallest is not the fastest here."""

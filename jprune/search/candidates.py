@@ -9,7 +9,7 @@ import numpy as np
 from jprune._core.describe import describe
 from jprune._core.fits import Fit
 from jprune._core.trees import leaves_with_path, path_name
-from jprune._core.typing import Masks, Tree
+from jprune._core.typing import Masks, Tree, Where
 from jprune.allocations import fitted
 from jprune.calibration import one_shot
 from jprune.compaction import Compact, compact
@@ -34,6 +34,7 @@ class Maker(NamedTuple):
     params: Tree
     batches: list[tuple[Any, ...]]  # arguments, for the repair
     structure: Structure
+    where: Where
     criterion: Criterion | None
     finetune: Callable[..., Tree] | None
     seed: Any
@@ -57,6 +58,7 @@ class Maker(NamedTuple):
             self.batches,
             fit.sparsity,
             structure=self.structure,
+            where=self.where,
             allocation=fitted(fit),
             criterion=self.criterion,
             targets="dense",

@@ -12,7 +12,7 @@ from jprune._core.checks import check_integer, check_member, check_number
 from jprune._core.describe import describe
 from jprune._core.digests import digest_of
 from jprune._core.programs import bound, check_call
-from jprune._core.typing import Masks, Tree
+from jprune._core.typing import Masks, Tree, Where
 from jprune.choosing.choose import find_masks
 from jprune.compaction import Compact, compact, trace_units, units
 from jprune.compaction.costs import COSTS
@@ -80,6 +80,7 @@ def compress(
     tolerance: float = 0.01,
     confidence: float = 0.95,
     structure: Structure | None = None,
+    where: Where = None,
     criterion: Criterion | None = None,
     finetune: Callable[..., Tree] | None = None,
     groups: Callable[..., Any] | None = None,
@@ -118,6 +119,9 @@ def compress(
       confidence: Of the promise.
       structure: What is removed. None: all units that can go. ``unstructured()``: single
         weights; arrays keep their shapes, and only a sparse file is smaller.
+      where: The leaves that are pruned, as in :func:`jprune.find_masks`: with
+        ``channel(0)`` and ``where="Dense_0/kernel"`` whole inputs go. For units give
+        :func:`jprune.units` its own ``where``.
       criterion: What puts units in order. None: ``gauss_newton`` for the curves; which
         units go, the repair decides.
       finetune: ``finetune(fn, params, masks) -> params``. It gets the smaller model and
@@ -189,9 +193,9 @@ def compress(
     check_member(call, "structure", structure, Structure)
     folder = None
     if resume is not None:
-        options = (allowed, sure, structure, criterion, by, seed, samples)
+        options = (allowed, sure, structure, where, criterion, by, seed)
         words = [
-            *map(describe, (fn, *options, distance, finetune)),
+            *map(describe, (fn, *options, samples, distance, finetune)),
             repr(tried),
         ]
         asked = digest_of((params, searched, held), ", ".join(words))
@@ -201,6 +205,7 @@ def compress(
         params,
         _first(args, SEARCHED),
         structure=structure,
+        where=where,
         criterion=criterion,
         distance=distance,
         seed=seed,
@@ -208,7 +213,15 @@ def compress(
     cost = _cost(curves, by)
     repairing = _alike(_first(args, samples))
     maker = Maker(
-        fn, params, repairing, structure, criterion, finetune, seed, folder
+        fn,
+        params,
+        repairing,
+        structure,
+        where,
+        criterion,
+        finetune,
+        seed,
+        folder,
     )
 
     def promised(candidate: Candidate) -> Promise:
@@ -246,7 +259,7 @@ def compress(
     return Compressed(
         compact(fn, params, *args[0]),
         params,
-        find_masks(params, 0.0, structure=structure),
+        find_masks(params, 0.0, structure=structure, where=where),
         front,
         front[0].promise,
         curves,

@@ -9,7 +9,8 @@ import numpy as np
 from jprune._core.costs import Polynomial
 from jprune._core.seeds import key_maker
 from jprune._core.trees import is_hole, leaves_with_path, unique_names
-from jprune._core.typing import Masks, Tree
+from jprune._core.typing import Masks, Tree, Where
+from jprune._core.where import check_where
 from jprune.allocations import Pools, uniform
 from jprune.choosing.families import Method, method_of, unit_scores
 from jprune.choosing.targets import pools_of
@@ -45,6 +46,7 @@ def order(
     params: Tree,
     args: tuple[Any, ...],
     structure: Structure,
+    where: Where,
     criterion: Criterion | None,
     seed: Any = 0,
 ) -> Ordered:
@@ -67,12 +69,13 @@ def order(
             f"`{call}(criterion=...)`: `{criterion}` reads gradients of a "
             "training; `gauss_newton(fn, params, batch)` needs none."
         )
-    chosen = method.choose(None, params)
+    check_where(call, where)
+    chosen = method.choose(where, params)
     state = criterion.init(chosen)
     key = key_maker(call, seed)()
     scores, form = unit_scores(method, chosen, state, None, key)
-    where = places(scores, None, joint=False)
-    return Ordered(method, chosen, where, form, pools_of(method, chosen))
+    ranked = places(scores, None, joint=False)
+    return Ordered(method, chosen, ranked, form, pools_of(method, chosen))
 
 
 def costs_of(

@@ -12,7 +12,7 @@ from jprune._core.checks import check_integer
 from jprune._core.describe import describe
 from jprune._core.programs import bound, check_call
 from jprune._core.progress import bar
-from jprune._core.typing import Tree
+from jprune._core.typing import Tree, Where
 from jprune.allocations import Pools
 from jprune.calibration.calibrate import arguments, read_batches
 from jprune.criteria import Criterion
@@ -32,6 +32,7 @@ def sensitivity(
     batches: Iterable[Any],
     *,
     structure: Structure,
+    where: Where = None,
     criterion: Criterion | None = None,
     levels: int = 14,
     distance: Callable[[Any, Any], Any] | None = None,
@@ -52,6 +53,8 @@ def sensitivity(
       batches: As in :func:`jprune.calibrate`; all are held at once. A few hundred
         samples serve.
       structure: ``jprune.units(graph)``, or weights: ``unstructured()``.
+      where: The leaves that are pruned, as in :func:`jprune.find_masks`; units have their
+        own.
       criterion: What puts units in order; it may read no gradients. None:
         ``gauss_newton(fn, params, first_batch)``.
       levels: How many counts of each pool are tried, from all its units by even ratios
@@ -102,7 +105,7 @@ def sensitivity(
     for args in read:
         check_call(call, fn, params, args[:inputs], concrete=False)
     ordered = order(
-        call, fn, params, read[0][:inputs], structure, criterion, seed
+        call, fn, params, read[0][:inputs], structure, where, criterion, seed
     )
     if distance is None:
         outputs = jax.eval_shape(fn, params, *read[0][:inputs])
