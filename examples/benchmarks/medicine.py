@@ -101,7 +101,7 @@ def fit(params: Any, patients: Patients, masks: Any = None) -> Any:
     return run(params)
 
 
-def tuned(fn: Any, params: Any, masks: Any, *, patients: Patients) -> Any:
+def again(fn: Any, params: Any, masks: Any, *, patients: Patients) -> Any:
     """As `compress` calls it; ``fn`` is the model's own."""
     del fn
     return fit(params, patients, masks)
@@ -151,7 +151,7 @@ def show(name: str, seeds: int) -> None:
             groups=lambda x, y: y,
             structure=jprune.structures.channel(0),
             where=FIRST,
-            finetune=partial(tuned, patients=train),
+            finetune=partial(again, patients=train),
             tolerance=TOLERANCE[name],
             by="parameters",
             budgets=shares(params, most),
