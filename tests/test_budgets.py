@@ -204,6 +204,7 @@ def test_gradually_and_in_multiples(name, graph, params):
     assert sum(kept(masks)) > 6  # the target fell to .2: they came back
 
 
+@pytest.mark.slow
 def test_what_is_pruned_stays_at_a_constant_target(graph, params):
     pruner = jprune.prune(
         0.37,

@@ -140,6 +140,7 @@ def results(thing: Any) -> Any:
     return thing.update(PARAMS, thing.init(PARAMS), PARAMS)
 
 
+@pytest.mark.slow
 def test_another_process_reads_them(tmp_path: Path) -> None:
     tx = jprune.prune(
         0.5,

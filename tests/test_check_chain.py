@@ -63,7 +63,7 @@ WRONG: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", RIGHT)
-@pytest.mark.sweep(5)
+@pytest.mark.sweep(10)
 def test_right_chains(name: str) -> None:
     report = jprune.check_chain(RIGHT[name](), PARAMS)
     assert report.zeros_persist

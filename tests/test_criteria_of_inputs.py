@@ -231,6 +231,7 @@ def test_gauss_newton_adds_over_samples_and_outputs() -> None:
     np.testing.assert_array_equal(scores(other, w), scores(again, w))
 
 
+@pytest.mark.slow
 def test_gauss_newton_of_units_is_that_of_a_gate() -> None:
     """What several read is summed up with its signs, then squared."""
 

@@ -44,6 +44,7 @@ def test_a_linear_student_comes_to_the_least_squares():
     np.testing.assert_allclose(found, wanted, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_what_is_masked_stays_zero_and_statistics_stay():
     masks = jprune.find_masks(PARAMS, 0.5, where="w|v")
     start = jprune.apply_masks(PARAMS, masks)

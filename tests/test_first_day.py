@@ -52,6 +52,7 @@ def zeros(params: Any) -> list[int]:
     return [int(np.sum(k == 0)) for k in kernels if k.ndim >= 2]
 
 
+@pytest.mark.slow
 def test_quickstart(run: Run) -> None:
     names, printed = run("quickstart", "--steps=40")
     assert zeros(names["params"]) == [3753, 3754, 442]
@@ -73,6 +74,7 @@ def test_flax_nnx(run: Run) -> None:
     assert f"hidden/kernel  256x64    float32   16,384  {kept:,}" in printed
 
 
+@pytest.mark.slow
 def test_flax_train_state(run: Run, tmp_path: Path) -> None:
     plot = tmp_path / "plot.png"
     names, _ = run("flax_train_state", "--steps=60", f"--plot={plot}")
@@ -120,6 +122,7 @@ def test_checkpoint(run: Run) -> None:
     assert printed.count("bit for bit the same") == 3
 
 
+@pytest.mark.slow
 def test_load_prune_save(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "pruned.safetensors"
     names, printed = run("load_prune_save", "--steps=3", f"--output={file}")

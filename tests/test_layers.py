@@ -172,7 +172,7 @@ def x64() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", LAYERS)
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(12)
 def test_units_go_and_nothing_changes(name: str) -> None:
     fn, shapes, arrays, pools = LAYERS[name]
     args = tuple(map(jnp.asarray, arrays))

@@ -462,8 +462,8 @@ def test_models_with_counts_of_their_own_search_only_when_due(
     assert due == [True, False, False, True, False]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
-@pytest.mark.sweep(2)
 def test_meshes(kind: AxisType) -> None:
     tx = jprune.sparse_evolution(
         optax.adam(0.1), 0.5, fraction=0.5, every=1, replace_step=True

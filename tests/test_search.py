@@ -72,6 +72,7 @@ def test_curves_of_a_quadratic_loss_are_sums_of_squares():
         assert (np.diff(counts) < 0).all()
 
 
+@pytest.mark.slow
 def test_a_unit_less_is_measured_with_all_others(graph, curves):
     """The loss of a pool at a count, from masks made by hand."""
     structure = jprune.units(graph)

@@ -380,7 +380,7 @@ def mesh_tree(axis_type):
     return mesh, leaves, placed
 
 
-@pytest.mark.sweep(2)
+@pytest.mark.slow
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.optimized
 def test_sharded_as_on_one_device(axis_type):

@@ -85,7 +85,7 @@ QUICK = ("find_masks", "prune sometimes", "rigl")
         for name in CALLS
     ],
 )
-@pytest.mark.sweep(16)
+@pytest.mark.sweep(32)
 def test_each_device_has_its_own(name: str, kind: AxisType) -> None:
     call, mesh = CALLS[name], jax.make_mesh((2,), ("d",), axis_types=(kind,))
 
