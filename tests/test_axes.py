@@ -187,7 +187,7 @@ def nnx_attention() -> Any:
     return lambda p, x: nnx.merge(graph, p)(x), state, jnp.ones((1, 3, 16))
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(12)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("make", [linen_attention, nnx_attention])
 def test_attention_of_flax(make: Any, kind: str) -> None:

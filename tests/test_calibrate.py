@@ -467,6 +467,7 @@ CUT: dict[str, tuple[Callable[..., Any], Any, Any]] = {
 }
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("name", CUT)
 def test_what_is_seen_can_be_written_back(name: str) -> None:
     fn, params, x = CUT[name]

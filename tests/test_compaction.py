@@ -197,7 +197,7 @@ FROZEN = {
 
 
 @pytest.mark.parametrize("name", FROZEN)
-@pytest.mark.sweep(2)
+@pytest.mark.sweep(4)
 def test_what_would_be_wrong_stays(name):
     fn, names = FROZEN[name]
     params = kill(perceptron(), names)

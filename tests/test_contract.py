@@ -167,7 +167,7 @@ def check_effect(name: str, params: Any, state: Any, tolerance: float) -> None:
         assert sum(np.count_nonzero(p) for p in jax.tree.leaves(params)) <= 90
 
 
-@pytest.mark.sweep(2)
+@pytest.mark.sweep(4)
 @every_transform
 def test_jit_agrees_with_eager(name: str) -> None:
     params, tx = make_params(), TRANSFORMS[name]()
@@ -289,7 +289,7 @@ def test_no_second_compilation(name: str) -> None:
 
 @every_transform
 @every_dtype
-@pytest.mark.sweep(2)
+@pytest.mark.sweep(4)
 def test_dtypes(name: str, dtype: str) -> None:
     with jax.enable_x64(dtype == "float64"):
         params = make_params(jnp.dtype(dtype))
@@ -314,7 +314,7 @@ def test_dtypes(name: str, dtype: str) -> None:
         ("float32", "float16", "float32"),
     ],
 )
-@pytest.mark.sweep(2)
+@pytest.mark.sweep(4)
 def test_mixed_dtypes(
     name: str, update: str, parameter: str, result: str
 ) -> None:
@@ -395,7 +395,7 @@ INJECTED: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", list(INJECTED))
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.sweep(2)
+@pytest.mark.sweep(4)
 def test_inject_hyperparams(name: str, dtype: str) -> None:
     factory, static, arguments = INJECTED[name]
     params = make_params(jnp.dtype(dtype))
@@ -424,6 +424,7 @@ def test_an_injected_sparsity_can_be_raised_by_hand() -> None:
     assert float(jprune.measure_sparsity(jprune.get_masks(state))) == 0.75
 
 
+@pytest.mark.sweep(2)
 @every_transform
 def test_apply_if_finite(name: str) -> None:
     inner = optax.chain(optax.sgd(0.1), TRANSFORMS[name]())
@@ -501,7 +502,7 @@ def test_donation(name: str) -> None:
     chex.assert_trees_all_equal_shapes(mine, params)
 
 
-@pytest.mark.sweep(2)
+@pytest.mark.sweep(4)
 @every_transform
 def test_restored_state_continues_bit_for_bit(name: str) -> None:
     tx = optax.chain(optax.adam(1e-2), TRANSFORMS[name]())

@@ -301,7 +301,7 @@ def made(name: str, fn: Any, params: Any, x: Any) -> criteria.Criterion:
     return getattr(criteria, name)(stats_of(fn, params, x))
 
 
-@pytest.mark.sweep(2)
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("name", ["activation", "curvature", "gauss_newton"])
 def test_in_training_pickled_and_under_jit(name: str) -> None:
     p = arrays()

@@ -149,6 +149,7 @@ def iris(monkeypatch):
     return pytest.importorskip("iris")
 
 
+@pytest.mark.slow
 def test_readme_shows_the_table_of_the_example(runs):
     table = rows_of(README)
     assert len(table) == len(rows_of(runs[0].stdout)) == 10

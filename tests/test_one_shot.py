@@ -204,6 +204,7 @@ def test_the_walk_has_the_outputs_of_the_pruned_model(
         np.testing.assert_allclose(own, fn(result.params, x), atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "solver",
     [
@@ -751,7 +752,7 @@ OF_UNITS: Any = {
 }
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.slow
 @pytest.mark.parametrize("targets", ["own", "dense"])
 @pytest.mark.parametrize("name", OF_UNITS)
 def test_half_of_all_kinds_of_units(name: str, targets: str) -> None:

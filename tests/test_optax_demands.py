@@ -197,6 +197,7 @@ def test_state_is_stable_through_cond(last: str) -> None:
         assert moved == go
 
 
+@pytest.mark.sweep(2)
 @each_last
 @pytest.mark.parametrize("inner", INNER)
 def test_same_updates_as_without(inner: str, last: str) -> None:

@@ -182,7 +182,7 @@ def test_exclusions_exist() -> None:
     assert len(OPTIMIZERS) >= 45
 
 
-@pytest.mark.sweep(2)
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("name", CORE)
 def test_core_optimizers(name: str) -> None:
     check_optimizer(name, "prune")
@@ -283,7 +283,7 @@ WRAPPERS = {
 }
 
 
-@pytest.mark.sweep(2)
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize(
     "pruner", ["prune", pytest.param("keep_masks", marks=pytest.mark.slow)]
 )

@@ -217,7 +217,7 @@ LINEAR = set(ALL) - {
 }
 
 
-@pytest.mark.sweep(2)
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("name", sorted(LINEAR))
 def test_an_output_sees_one_position_of_its_axes(name: str) -> None:
     """And all of those that are contracted: read off the derivatives."""

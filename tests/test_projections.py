@@ -75,7 +75,7 @@ def test_error_of_an_update(dtype: str, size: int) -> None:
     ],
 )
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.sweep(4)
+@pytest.mark.sweep(8)
 def test_error_of_a_large_leaf(dtype: str, shape: Any) -> None:
     values = np.random.default_rng(0).normal(size=shape)
     one_large = values.copy()

@@ -1151,7 +1151,7 @@ def test_units_are_the_axes_that_are_aligned(row: Row) -> None:
     check_units(row)
 
 
-@pytest.mark.sweep(2)
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.__name__)
 def test_the_cut_program_equals_the_whole_one(family: Any) -> None:
     """And what is constant is, in all rows of a family."""

@@ -145,7 +145,7 @@ def test_float64():
             np.testing.assert_array_equal(joined(found), expected(leaves, k))
 
 
-@pytest.mark.sweep(2)
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize(
     "kind", ["normal", "heavy", "zeros", "sorted", "equal"]
 )
@@ -620,6 +620,7 @@ def test_two_limbs(a, b):
     assert bool(_counts.equal(x, y)) == (a == b)
 
 
+@pytest.mark.sweep(2)
 def test_sums_and_shares_beyond_int32():
     limits = np.array([2**31 + 5, 7, 2**35, 0, 2**33])
     counts = _counts.count_of(limits)

@@ -134,7 +134,7 @@ def test_a_sweep_chooses_by_the_loss_to_come() -> None:
     np.testing.assert_allclose(new[0], sweep(gram, w, scores >= cut)[0])
 
 
-@pytest.mark.sweep(2)
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("block", [3, 8])
 @pytest.mark.parametrize("window", [1, 3])
 def test_two_of_four_are_chosen_when_they_are_come_to(

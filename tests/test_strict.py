@@ -165,7 +165,7 @@ CONCRETE = (  # they compute with values, not only with arrays
 
 
 @pytest.mark.parametrize("name", CALLS)
-@pytest.mark.sweep(4)
+@pytest.mark.sweep(8)
 def test_no_implicit_promotion(name: str) -> None:
     """Of ranks and of dtypes: both are told when a program is traced."""
 
@@ -182,7 +182,7 @@ def test_no_implicit_promotion(name: str) -> None:
 QUICK = ("prune", "block", "frobenius_ball", "straight_through")
 
 
-@pytest.mark.sweep(2)
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize(
     "name",
     [

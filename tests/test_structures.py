@@ -240,6 +240,7 @@ def test_every_structure_has_a_row() -> None:
     assert {n for n in structures.__all__ if n.islower()} <= STRUCTURES.keys()
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize(("name", "allocation"), mark(COMBINATIONS, QUICK))
 @hypothesis.settings(deadline=None, max_examples=6, derandomize=True)
 @hypothesis.given(

@@ -1,4 +1,4 @@
-"""What is removed is repaired: statistics of inputs, solvers, least squares."""
+"""Repair: statistics of inputs, one-shot solvers, and least squares."""
 
 from jprune._core.stats import Moments as Moments
 from jprune._core.stats import Site as Site

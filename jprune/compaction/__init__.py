@@ -1,4 +1,4 @@
-"""Really smaller: units, and models without the dead ones."""
+"""Removing pruned units: which axes are one unit, and models without the dead ones."""
 
 from jprune.compaction._certificate import Certificate as Certificate
 from jprune.compaction._certificate import compare as compare

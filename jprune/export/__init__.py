@@ -1,4 +1,4 @@
-"""Out of the door: models in files that run without their source."""
+"""Export: models in files that run without their source, and sparse files."""
 
 from jprune.export.bundle import Bundle as Bundle
 from jprune.export.bundle import load as load
