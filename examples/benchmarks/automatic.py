@@ -18,12 +18,19 @@ Then `compress` makes the MLP as small as a promise allows: at most one point
 lost with a confidence of 95 %, on 8,000 of the test images, repaired and
 nothing more, and once more with 1,000 steps of `distill`.
 
+`--only repaired` asks whether curves should be measured on repaired models:
+for each level of each pool the MLP is pruned and repaired by `one_shot`.
+Budgets are divided by these curves and by the plain ones. Accuracy is that
+after `one_shot`, without any training.
+
 `--data` is as in `shrinking.py`.
 """
 
 import argparse
+import re
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -322,13 +329,61 @@ def promises(nets: list[Net], seconds: list[float], data: Data) -> None:
         )
 
 
+def repaired_curves(nets: list[Net], data: Data) -> None:
+    """Prints what curves of repaired models are worth."""
+    images = [pixels(data.x[i : i + 1024]) for i in range(0, 4096, 1024)]
+    few = images[0][:256]
+    cells: dict[Any, list[float]] = {}
+    for net in nets:
+        graph = jprune.trace_units(net.fn, net.variables, few[:1])
+        repair = partial(
+            jprune.one_shot,
+            net.fn,
+            net.variables,
+            images,
+            structure=jprune.units(graph),
+            targets="dense",
+        )
+        plain = search.sensitivity(
+            net.fn, net.variables, [few], structure=jprune.units(graph)
+        )
+        run = jax.jit(net.fn)
+        wanted = run(net.variables, few)
+        losses = []
+        for name, size, counts in zip(
+            plain.names, plain.sizes, plain.counts, strict=True
+        ):
+            found = [0.0]
+            for count in counts[1:]:
+                share = {re.escape(name): 1 - int(count) / int(size)}
+                new = repair(1.0, allocation=allocations.given(share)).params
+                found.append(float(search.kl(wanted, run(new, few))))
+            losses.append(np.maximum.accumulate(found))
+        measured = {
+            "plain": plain,
+            "repaired": plain._replace(losses=tuple(losses)),
+        }
+        for budget in (*BUDGETS, 0.09):
+            for kind, one in measured.items():
+                fitted = search.fit(one, {"multiply_adds": budget})
+                new = repair(
+                    fitted.sparsity, allocation=allocations.fitted(fitted)
+                ).params
+                cells.setdefault((kind, budget), []).append(
+                    accuracy(net, new, data)
+                )
+    print("\ncurves of the mlp, accuracy after one_shot")
+    for (kind, budget), found in sorted(cells.items(), reverse=True):
+        print(f"{kind:10}{budget:7.1%}{mean(found):>16}", flush=True)
+
+
 def main() -> None:
     """Trains, and prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS))
-    parser.add_argument("--only", choices=("promises", "rules"))
+    parser.add_argument("--only", choices=("promises", "rules", "repaired"))
     args = parser.parse_args()
     data = load(args.data)
     for name in args.networks:
@@ -340,9 +395,11 @@ def main() -> None:
             variables = fit(module, fresh, data, steps, 2e-3, seed)
             seconds.append(time.process_time() - start)
             nets.append(Net(module, variables))
-        if name == "mlp" and args.only != "rules":
+        if name == "mlp" and args.only in (None, "promises"):
             promises(nets, seconds, data)
-        if args.only != "promises":
+        if name == "mlp" and args.only == "repaired":
+            repaired_curves(nets, data)
+        if args.only in (None, "rules"):
             rules(name, nets, data)
 
 
