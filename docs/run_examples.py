@@ -46,9 +46,12 @@ LONG = {
     "benchmarks/shrinking": [],
     "automatic": [f"--plot={IMAGES}/automatic.png"],
     "automatic_networks": [],
+    "repaired_curves": ["--networks", "mlp", "--only=repaired"],
     "one_ranking": [*ONE_RANKING, "--allocation=global_ranking"],
     "one_ranking_l2": [*ONE_RANKING, "--allocation=global_ranking_l2"],
     "benchmarks/calibration": [],
+    "benchmarks/lenet": ["--networks", "LeNet-300-100"],
+    "benchmarks/medicine": [],
     "one_shot_tables": ["--cache=models"],
     "benchmarks/selection": [
         *("--sizes", "1e6", "1e7"),
@@ -57,6 +60,7 @@ LONG = {
 }
 SCRIPTS = {  # of another name
     "automatic_networks": "benchmarks/automatic",
+    "repaired_curves": "benchmarks/automatic",
     "accuracy_networks": "benchmarks/accuracy",
     "digits_validation": "digits_sparse_training",
     "one_shot_tables": "benchmarks/one_shot",
