@@ -413,6 +413,7 @@ def test_the_default_allocation(
     assert kept_of(sparse.masks) == kept_of(masks)
 
 
+@pytest.mark.slow
 def test_the_default_of_units_is_uniform() -> None:
     """Which are lists, as parameters may be."""
     params = [jnp.ones((4, 8)), jnp.ones((8, 64)), jnp.ones((64, 2))]

@@ -208,7 +208,7 @@ def test_attention_of_flax(make: Any, kind: str) -> None:
     assert seen == 4
 
 
-@pytest.mark.sweep(4)
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_linear_layers_of_equinox(kind: str) -> None:
     eqx = pytest.importorskip("equinox")

@@ -271,7 +271,7 @@ def unrolled(p: Any, x: Any) -> Any:
     return x
 
 
-@pytest.mark.sweep(4)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["activation", "curvature", "gauss_newton"])
 def test_a_scan_is_its_layers(name: str) -> None:
     x = jnp.asarray(X[:, :4])

@@ -186,7 +186,7 @@ def unrolled(p: Any, x: Any) -> Any:
 STACKED = {"w": (3, 8, 8), "b": (3, 8), "v": (8, 4)}
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fn", "shapes"),
     [(mlp, MLP), (stacked, STACKED)],
@@ -378,6 +378,7 @@ def test_without_a_bias_the_gram_is_not_centred() -> None:
         np.testing.assert_allclose(new[on, n], fit, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_refit_of_stacked_layers() -> None:
     params = tree(**STACKED)
     stats = calibrate(stacked, params, [X])

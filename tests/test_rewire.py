@@ -266,7 +266,7 @@ def compare_slots(state: Any, fresh: Any, name: str, active: Any) -> int:
     return compared
 
 
-@pytest.mark.sweep(2)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

@@ -120,6 +120,7 @@ def test_nothing_is_compiled_for_more_levels(graph):
     assert few == programs(9) == 1
 
 
+@pytest.mark.slow
 def test_labels_on_request(graph):
     y = jnp.argmax(mlp(PARAMS, X), -1)
 
@@ -474,6 +475,7 @@ def test_a_schedule_passes_through_the_way(graph, curves):
     assert [kept[-1][:12].sum(), kept[-1][12:].sum()] == fit.counts.tolist()
 
 
+@pytest.mark.slow
 def test_by_a_cost_it_reaches_the_fit(graph, curves):
     fit = search.fit(curves, {"multiply_adds": 0.4})
     structure = jprune.units(graph, by="multiply_adds")
