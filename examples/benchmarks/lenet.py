@@ -24,7 +24,8 @@ classes, "noisy" the error with Gaussian noise on the pixels, of a standard
 deviation of .2 where pixels go from 0 to 1.
 
 Sparsities are of all kernels together; biases stay. `--data` is as in
-`shrinking.py`. Published rows are the numbers that the papers report.
+`shrinking.py`. Published rows are from
+memory of the papers' tables: check them before you quote them.
 """
 
 import argparse

@@ -7,7 +7,7 @@ Two data sets of scikit-learn. "breast cancer": is a tumour malignant, by
 advance more than in half of 442 patients, by 10 measurements of a year before.
 
 For each seed patients are divided: half of them train a network with 32 hidden
-units by AdamW, a quarter judge, and a quarter test, which `compress` never sees.
+units by AdamW, a quarter judge, and a quarter test, unseen by `compress`.
 `compress` removes whole inputs (`channel(0)` of the first kernel), repairs the
 rest, and trains it once more on the patients of the first half. It goes on as
 long as the loss of accuracy is below 5 points (diabetes: 10) with a confidence
