@@ -32,6 +32,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             seen[name] += 1
 
 
+@pytest.fixture
+def compilations() -> Iterator[list[str]]:
+    """Gets one entry for each program that is compiled."""
+    heard: list[str] = []
+
+    def listen(event: str, duration_secs: float, **more: str | int) -> None:
+        del duration_secs, more
+        if "backend_compile" in event:
+            heard.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield heard
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
 @pytest.fixture(autouse=True)
 def quick_compilation(request: pytest.FixtureRequest) -> Iterator[bool]:
     """Few optimisations, unless the test is slow, heavy or `optimized`.

@@ -232,6 +232,7 @@ for script in sys.argv[1:]:
 @pytest.mark.slow
 def test_every_script_explains_itself() -> None:
     """In one process: importing jax is most of the work."""
+    pytest.importorskip("qwix")
     scripts = [
         p
         for p in sorted((ROOT / "examples").rglob("*.py"))
@@ -258,6 +259,8 @@ def shown(name: str) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted({*EXAMPLES} - {"chain_order"}))
 def test_whole_example_prints_what_the_docs_show(name: str) -> None:
+    if name == "quantize":
+        pytest.importorskip("qwix")
     command = [sys.executable, f"examples/{name}.py"]
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
