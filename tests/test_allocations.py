@@ -305,6 +305,7 @@ def test_a_floor_says_what_it_reaches() -> None:
     assert sum(int(m.sum()) for m in state.masks.values()) == 7
 
 
+@pytest.mark.slow
 def test_leaves_and_trees_without_weights() -> None:
     """A part of `optax.partition` may get nothing, a layer have no outputs."""
     empty = [{}, {"a": optax.MaskedNode()}]

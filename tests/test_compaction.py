@@ -745,6 +745,7 @@ def test_flax_modules_are_rebuilt():
     )
 
 
+@pytest.mark.slow
 def test_the_program_is_that_of_the_smaller_module():
     small, rebuilt = half_of_a_module()
     found, wanted = (

@@ -175,6 +175,7 @@ def test_weights_go_and_stay_away():
         assert not np.asarray(result.params[name])[~result.masks[name]].any()
 
 
+@pytest.mark.slow
 def test_where_says_which_leaves_are_pruned():
     """Whole inputs of the first layer, two of which are noise."""
     params = PARAMS | {"w": PARAMS["w"].at[2:].multiply(1e-3)}

@@ -149,6 +149,7 @@ def test_no_mask_is_left_over(masks: Any, message: str | None) -> None:
 COLLIDING: dict[str, Any] = {"a/b": PARAMS["a"], "a": {"b": 9.0 + PARAMS["a"]}}
 
 
+@pytest.mark.slow
 def test_names_that_collide_when_joined() -> None:
     """``a/b`` is the name of both leaves; each has its own mask."""
     first = {"a/b": MASKS["a"], "a": {"b": ~MASKS["a"]}}

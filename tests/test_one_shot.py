@@ -229,6 +229,7 @@ def test_a_scan_is_pruned_as_its_layers_are(solver: str) -> None:
     np.testing.assert_array_equal(a.params["v"], params["v"])
 
 
+@pytest.mark.slow
 def test_two_batches_are_one() -> None:
     params = tree(**MLP)
     whole = one_shot(mlp, params, [X], 0.5)
@@ -342,6 +343,7 @@ def test_wanda_is_a_criterion_and_no_repair() -> None:
         assert before == after
 
 
+@pytest.mark.slow
 def test_refit_moves_a_bias_and_keeps_a_masked_one() -> None:
     params, x = tree(w=(8, 6), b=(6,)), X + 2.0
     fn = lambda p, x: x @ p["w"] + p["b"]
@@ -561,6 +563,7 @@ def test_an_expert_whose_rows_are_all_0() -> None:
     assert lost(result.masks) == {"w": 32}
 
 
+@pytest.mark.slow
 def test_a_tied_weight_adds_its_grams_or_stays() -> None:
     params = tree(w=(8, 8))
     twice = lambda p, x: jnp.tanh(x @ p["w"]) @ p["w"]

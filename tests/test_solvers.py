@@ -311,6 +311,7 @@ def test_losses_of_groups_telescope() -> None:
     np.testing.assert_allclose(loss(x, w, new), total)
 
 
+@pytest.mark.slow
 def test_many_inputs_go_several_at_once() -> None:
     _, _, one = problem(rows=400, many=60, outs=3)
     members = jnp.arange(60).reshape(1, 60, 1)
@@ -388,6 +389,7 @@ def test_inputs_that_were_never_active_go_first(solver: Any) -> None:
     assert before == after == 0 or max(before, after) < 1e-20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "solver",
     [solvers.sparsegpt(damping=0.0), solvers.obs(ridge=1e-25)],

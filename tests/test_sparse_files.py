@@ -117,6 +117,7 @@ def test_any_reader_opens_it(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_masks_of_the_state_of_a_pruner(tmp_path: Path) -> None:
     params = tree_of()
     tx = optax.chain(optax.sgd(0.1), jprune.prune(0.5))

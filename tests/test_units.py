@@ -258,6 +258,7 @@ def test_in_one_ranking_no_layer_becomes_a_bottleneck(
     assert units_left(floor=0.11) == 5  # rounded up
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["units", "parameters", "multiply_adds"])
 @pytest.mark.parametrize("allocation", [allocations.uniform(), ONE_RANKING])
 @pytest.mark.sweep(6)
@@ -293,6 +294,7 @@ def test_sparsities_are_fractions_of_the_first_model(
         assert getattr(counts.compact, by) <= 0.3 * getattr(whole, by)
 
 
+@pytest.mark.slow
 def test_a_pool_of_which_nothing_more_can_go_counts_in_the_whole(
     graph: Any, params: Any
 ) -> None:
