@@ -153,7 +153,8 @@ def test_curves_are_saved_and_print(curves, tmp_path):
         ({"structure": structures.n_m(2, 4)}, "nothing to search for"),
         ({"criterion": criteria.taylor()}, "reads gradients"),
         ({"levels": 1}, "levels"),
-        ({"distance": lambda y, z: y - z}, "must return a scalar"),
+        ({"distance": lambda y, z: y - z}, "distance.* must return a scalar"),
+        ({"loss": lambda y, x: y}, "loss.* must return a scalar"),
     ],
 )
 def test_what_can_not_be_measured_is_refused(graph, options, words):

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jprune._core.checks import check_integer
@@ -104,16 +103,23 @@ def sensitivity(
         inputs = check_integer(f"`{call}(inputs=...)`", inputs, 1, static=True)
     for args in read:
         check_call(call, fn, params, args[:inputs], concrete=False)
-    ordered = order(
-        call, fn, params, read[0][:inputs], structure, where, criterion, seed
-    )
-    if distance is None:
-        outputs = jax.eval_shape(fn, params, *read[0][:inputs])
-        distance = distance_of(outputs)
+    first = read[0][:inputs]
+    outputs = jax.eval_shape(fn, params, *first)
+    if loss is None:
+        distance = distance_of(outputs) if distance is None else distance
+        found = jax.eval_shape(distance, outputs, outputs)
+    else:
+        found = jax.eval_shape(loss, outputs, *read[0])
+    if getattr(found, "shape", None) != ():
+        name = "distance" if loss is None else "loss"
+        raise ValueError(
+            f"`{call}({name}=...)` must return a scalar, got {describe(found)}."
+        )
+    ordered = order(call, fn, params, first, structure, where, criterion, seed)
     lost = _measure(fn, params, read, inputs, ordered, distance, loss)
     return curves_of(
         ordered,
-        costs_of(fn, params, read[0][:inputs], ordered),
+        costs_of(fn, params, first, ordered),
         levels,
         lost,
     )
@@ -189,12 +195,6 @@ def _measure(
         outputs = fn(apply_masks(params, masks), *batch[:inputs])
         found: jax.Array
         found = distance(y, outputs) if loss is None else loss(outputs, *batch)
-        if jnp.shape(found):
-            name = "distance" if loss is None else "loss"
-            raise ValueError(
-                f"`sensitivity({name}=...)` must return a scalar, got "
-                f"{describe(found)}."
-            )
         return found
 
     dense = jax.jit(fn)
