@@ -103,10 +103,12 @@ def _check_most(method: Method, params: Tree, sparsity: float) -> None:
             left = float(cost(unit_counts(method, pools, most)))  # type: ignore[arg-type]
         most = 1 - left
     if sparsity > most + _budget.ROUNDING:
+        way = "fit a smaller budget"
+        if cost is not None:
+            way += ", or leave out `by=` if the sparsity is that of the fit"
         raise ValueError(
             f"`{method.call}(sparsity=...)`: `{method.allocation}` has counts up "
-            f"to a sparsity of {most:.6g}, got {sparsity:.6g}; fit a smaller "
-            "budget."
+            f"to a sparsity of {most:.6g}, got {sparsity:.6g}; {way}."
         )
 
 
