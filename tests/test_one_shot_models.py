@@ -9,6 +9,8 @@ import jax
 import numpy as np
 import pytest
 
+import jprune
+
 FOLDER = Path(__file__).parents[1] / "examples/benchmarks"
 WIDTH, HEADS, INNER, LAYERS = 8, 2, 12, 2
 
@@ -118,3 +120,37 @@ def test_trained_parameters_come_back_from_the_cache(
     monkeypatch.setattr(script, "train", None)
     again = script.trained("mlp", data, 1, str(tmp_path))
     jax.tree.map(np.testing.assert_array_equal, first.params, again.params)
+
+
+@pytest.mark.slow
+def test_a_module_of_nnx_is_the_function_and_is_pruned_alike(
+    script: Any,
+) -> None:
+    minilm = importlib.import_module("minilm")
+    params = script.encoder_params(stored())
+
+    def fn(params: Any, ids: Any, mask: Any) -> Any:
+        return script.encode(params, ids, mask, heads=HEADS)
+
+    rng = np.random.default_rng(1)
+    ids = rng.integers(20, size=(128, 7))
+    mask = (np.arange(7) < rng.integers(2, 8, size=(128, 1))).astype(int)
+    function, module = script.Model(fn, params), minilm.module(params, HEADS)
+    dense = minilm.outputs(function, (ids, mask))
+    np.testing.assert_allclose(
+        dense, minilm.outputs(module, (ids, mask)), atol=1e-5
+    )
+    found = []
+    for fn, params in (function, module):
+        result = minilm.pruned(script.Model(fn, params), (ids, mask), 0.6)
+        small = jprune.compact(fn, result.params, ids, mask, masks=result.masks)
+        model = script.Model(small.fn, small.params)
+        sizes = sorted(x.shape for x in jax.tree.leaves(small.params))
+        found.append(
+            (sizes, minilm.judge(model, dense, (ids, mask), (ids, mask)))
+        )
+    assert found[0][0] == found[1][0]
+    judged, other = (one for _, one in found)
+    np.testing.assert_allclose(judged.cosine, other.cosine, rtol=1e-5)
+    np.testing.assert_allclose(judged.worst, other.worst, rtol=1e-5)
+    assert 0 < judged.worst < judged.cosine < 1
