@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from jprune._core.calls import recorded
 from jprune._core.checks import check_integer
@@ -106,29 +105,38 @@ def gauss_newton(
         )
 
     @jax.jit
-    def sampled(leaves: list[Any], args: Any, start: jax.Array) -> Any:
-        def outputs(floating: list[Any]) -> list[Any]:
-            new = dict(zip(chosen, floating, strict=True))
-            every = [new.get(i, x) for i, x in enumerate(leaves)]
-            found = fn(jax.tree.unflatten(structure, every), *args)
-            return [x for x in jax.tree.leaves(found) if is_floating(x)]
+    def outputs(floating: list[Any], leaves: list[Any], args: Any) -> list[Any]:
+        new = dict(zip(chosen, floating, strict=True))
+        every = [new.get(i, x) for i, x in enumerate(leaves)]
+        found = fn(jax.tree.unflatten(structure, every), *args)
+        return [x for x in jax.tree.leaves(found) if is_floating(x)]
 
-        floating = [jnp.asarray(leaves[i]) for i in chosen]
-        found, back = jax.vjp(outputs, floating)
+    @jax.jit
+    def one(
+        back: Any,
+        found: list[jax.Array],
+        floating: list[jax.Array],
+        total: list[jax.Array],
+        own: jax.Array,
+    ) -> Any:
+        (grads,) = back([_signs(own, i, x) for i, x in enumerate(found)])
+        felt = [product(w, g) for w, g in zip(floating, grads, strict=True)]
+        # A square of what is below 1e-19 would be no float.
+        total = [jnp.hypot(s, x) for s, x in zip(total, felt, strict=True)]
+        return total, list(map(_lines, felt))
 
-        def one(total: list[jax.Array], draw: jax.Array) -> Any:
-            own = jax.random.fold_in(start, draw)
-            (grads,) = back([_signs(own, i, x) for i, x in enumerate(found)])
-            felt = [product(w, g) for w, g in zip(floating, grads, strict=True)]
-            # A square of what is below 1e-19 would be no float.
-            total = [jnp.hypot(s, x) for s, x in zip(total, felt, strict=True)]
-            return total, list(map(_lines, felt))
-
-        zeros = [jnp.zeros_like(at_least_float32(x)) for x in floating]
-        total, lines = lax.scan(one, zeros, jnp.arange(samples))
-        return [x / math.sqrt(samples) for x in total], lines
-
-    scores, lines = sampled(leaves, args, start)
+    # One forward pass, and a loop here: in a loop of XLA's convolutions take 20
+    # times as long on a CPU.
+    floating = [jnp.asarray(leaves[i]) for i in chosen]
+    found, back = jax.vjp(lambda w: outputs(w, leaves, args), floating)
+    total = [jnp.zeros_like(at_least_float32(x)) for x in floating]
+    sums = []
+    for draw in range(samples):
+        own = jax.random.fold_in(start, draw)
+        total, lines = one(back, found, floating, total, own)
+        sums.append(lines)
+    scores = [x / math.sqrt(samples) for x in total]
+    lines = [jnp.stack(x) for x in zip(*sums, strict=True)]
     wide = wide_dtype(*(x.dtype for x in lines))
     lines = [x.astype(wide) for x in lines]
     names = unique_names([path for path, _ in _leaves(params)])
