@@ -21,6 +21,8 @@ from jprune._core.describe import describe
 MANIFEST = "manifest.json"
 MOST = 100_000_000  # bytes of a manifest
 _NAME = re.compile(r"[a-z]+\.[0-9a-f]{16}\.(json|safetensors|stablehlo)")
+# What `write` leaves of a part where it is killed.
+_LEFT = re.compile(rf"\.({_NAME.pattern}|manifest\.json)\.\d+\.tmp")
 
 
 def write(path: Path, data: bytes) -> None:
@@ -55,12 +57,15 @@ def write_bundle(
         write(path, _archive(parts, names, manifest))
         return
     path.mkdir(exist_ok=True)
+    # Listed now: what another process is about to write is not among it.
+    left = [x for x in path.iterdir() if _LEFT.fullmatch(x.name)]
     for part, data in parts.items():
         write(path / names[part], data)
     write(path / MANIFEST, manifest)
-    for old in path.iterdir():
-        if _NAME.fullmatch(old.name) and old.name not in names.values():
-            old.unlink()
+    parts_there = [x for x in path.iterdir() if _NAME.fullmatch(x.name)]
+    for old in (*left, *parts_there):
+        if old.name not in names.values():
+            old.unlink(missing_ok=True)
 
 
 def check_place(call: str, place: Any) -> Path:
@@ -86,7 +91,11 @@ def check_place(call: str, place: Any) -> Path:
             "whose path ends in .zip."
         )
     if path.is_dir() and not (path / MANIFEST).exists():
-        others = [x for x in path.iterdir() if not _NAME.fullmatch(x.name)]
+        others = [
+            x
+            for x in path.iterdir()
+            if not (_NAME.fullmatch(x.name) or _LEFT.fullmatch(x.name))
+        ]
         if others:
             raise ValueError(
                 f"`{call}`: the folder '{path}' holds other files, "
