@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jprune._core.describe import describe
+from jprune._core.hosts import check_together
 from jprune._core.programs import bound, check_call
 from jprune._core.progress import each
 from jprune._core.stats import Moments, Site, Stats
@@ -103,6 +104,7 @@ def calibrate(
     for number, batch in enumerate(read_batches(call, batches)):
         args = arguments(batch)
         check_call(call, fn, params, args, concrete=number == 0)
+        check_together(call, number, params, args)
         rows = weights_of(call, weights, args)
         found = step(params, args, rows)
         check_finite(call, number, plan.sites, found)

@@ -9,6 +9,7 @@ import numpy as np
 
 from jprune._core.checks import check_fixed, check_member, check_order
 from jprune._core.describe import describe
+from jprune._core.hosts import check_together
 from jprune._core.programs import bound, check_call
 from jprune._core.seeds import key_maker
 from jprune._core.tables import table
@@ -185,6 +186,7 @@ def one_shot(
         raise ValueError(f"`{call}(batches=...)` is empty: nothing was read.")
     for number, args in enumerate(read):
         check_call(call, fn, params, args, concrete=False)
+        check_together(call, number, params, args)
         check_alike(call, number, args, read[0])
     chosen = method.choose(where, params)
     if key is not None:

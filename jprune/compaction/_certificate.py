@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jprune._core.hosts import check_here
 from jprune._core.programs import check_call, check_values
 from jprune._core.trees import path_name
 from jprune._core.typing import KeyPath, Tree
@@ -79,6 +80,7 @@ def compare(
     call = "compare(fn_a, params_a, fn_b, params_b, *args)"
     for fn, params in ((fn_a, params_a), (fn_b, params_b)):
         check_call("compare", fn, params, args, concrete=True)
+        check_here("compare", params, args)
     a, b = jax.jit(fn_a), jax.jit(fn_b)
     return measure(
         call,

@@ -11,6 +11,7 @@ from jprune._core.calls import recorded
 from jprune._core.checks import check_integer
 from jprune._core.describe import describe
 from jprune._core.ends import ends, partner
+from jprune._core.hosts import check_together
 from jprune._core.layout import laid_out_like
 from jprune._core.members import Members, line_of
 from jprune._core.programs import bound, check_call
@@ -92,6 +93,7 @@ def gauss_newton(
     call = "gauss_newton"
     args = batch if isinstance(batch, tuple) else (batch,)
     check_call(call, fn, params, args, concrete=True)
+    check_together(call, 0, params, args)
     fn = bound(call, fn, static)
     samples = check_integer(f"`{call}(samples=...)`", samples, 1, static=True)
     start = key_maker(call, key)()

@@ -11,6 +11,7 @@ import numpy as np
 from jax import export
 
 from jprune._core.checks import check_positive
+from jprune._core.hosts import check_here
 from jprune._core.programs import bound, check_call
 from jprune._core.typing import Tree
 from jprune.compaction import Certificate, Plan
@@ -163,6 +164,7 @@ def save(
     call = "export.save(path, fn, params, *args)"
     place = files.check_place(call, path)
     check_call("export.save", fn, params, args, concrete=True)
+    check_here(call, params)
     check_about(plan, certificate, vjp)
     held = flat(params)
     check_plan(f"`{call}`: the plan", plan, held)

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from jprune._core.arrays import abstract_array
+from jprune._core.hosts import check_here
 from jprune._core.programs import bound, check_call
 from jprune._core.trees import path_name
 from jprune._core.typing import Tree
@@ -44,6 +45,7 @@ def flattened(
       ValueError: ``fn`` is no function, or something has no values.
     """
     check_call(call, fn, params, args, concrete=True)
+    check_here(call, params)
     fn = bound(call, fn, static)
     specs = jax.tree.map(abstract_array, args)
     shapes, structure = jax.tree.flatten(tuple(map(plain, specs)))

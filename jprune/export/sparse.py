@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from jprune._core.checks import is_traced
+from jprune._core.hosts import check_here
 from jprune._core.programs import check_concrete
 from jprune._core.trees import is_hole, leaves_with_path
 from jprune._core.typing import Masks, Tree
@@ -68,6 +69,7 @@ def save_sparse(
     for name, x in flat(params).items():
         check_concrete(f"`{_SAVE}`: {name!r}", x)
     masks = _masks_of(params, masks)
+    check_here(_SAVE, params, masks)
     aligned = align_masks(f"`{_SAVE}`", params, masks)
     kept = [
         mask

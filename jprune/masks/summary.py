@@ -142,8 +142,7 @@ def summarize(params: Tree, masks: Masks | None = None) -> Summary:
         read = masks is None and meant
         kept = size - zeros if read else size
         if mask is not None:
-            full = np.broadcast_to(np.asarray(mask), np.shape(leaf))
-            kept = int(np.count_nonzero(full))
+            kept = _true(mask, np.shape(leaf))
         rows.append(
             LeafSummary(
                 path=name,
@@ -165,3 +164,10 @@ def _zeros(leaf: Any) -> int:
         return 0
     marks = is_nonzero(leaf) if is_floating(leaf) else leaf
     return int(np.size(leaf)) - int(jnp.count_nonzero(marks))
+
+
+def _true(mask: Any, shape: tuple[int, ...]) -> int:
+    """How many entries of a mask, once it is broadcast, are True."""
+    if isinstance(mask, jax.Array) and not mask.is_fully_addressable:
+        return int(jnp.count_nonzero(jnp.broadcast_to(mask, shape)))
+    return int(np.count_nonzero(np.broadcast_to(mask, shape)))

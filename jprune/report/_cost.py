@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jprune._core.hosts import check_here
 from jprune._core.programs import bound, check_call
 from jprune._core.typing import Masks, Tree
 from jprune.compaction.graph.pools import traced
@@ -81,6 +82,7 @@ def cost(
     compact             14              140             56
     """
     check_call("cost", fn, params, args, concrete=True)
+    check_here("cost", params, masks)
     fn = bound("cost", fn, static)
     masks = None if masks is None else fitted(params, masks)
     trace = traced(fn, params, args)

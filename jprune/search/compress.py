@@ -11,6 +11,7 @@ import numpy as np
 from jprune._core.checks import check_integer, check_member, check_number
 from jprune._core.describe import describe
 from jprune._core.digests import digest_of
+from jprune._core.hosts import check_here
 from jprune._core.programs import bound, check_call
 from jprune._core.typing import Masks, Tree, Where
 from jprune.choosing.choose import find_masks
@@ -180,6 +181,7 @@ def compress(
     check_integer(f"`{call}(seed=...)`", seed, 0, static=True)
     searched = batches_of("batches", batches)
     held = batches_of("holdout=...", holdout)
+    check_here(call, params, searched, held)
     number = inputs_of(fn, params, searched[0], inputs)
     check_apart(searched, held, number)
     judge = Judge(held, number, score, groups)

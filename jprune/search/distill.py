@@ -8,6 +8,7 @@ import optax
 
 from jprune._core.checks import check_integer
 from jprune._core.describe import describe
+from jprune._core.hosts import check_together
 from jprune._core.programs import bound, check_call
 from jprune._core.progress import bar
 from jprune._core.trees import (
@@ -88,6 +89,8 @@ def distill(
     read = [arguments(batch) for batch in read_batches(call, batches)]
     if not read:
         raise ValueError(f"`{call}(batches=...)` is empty: nothing was read.")
+    for number, args in enumerate(read):
+        check_together(call, number, params, args)
     teach = jax.jit(fn)
     said = [teach(params, *args) for args in read]
     apart = distance_of(said[0]) if distance is None else distance

@@ -9,6 +9,7 @@ import numpy as np
 
 from jprune._core.checks import check_integer
 from jprune._core.describe import describe
+from jprune._core.hosts import check_together
 from jprune._core.programs import bound, check_call
 from jprune._core.progress import bar
 from jprune._core.typing import Tree, Where
@@ -101,8 +102,9 @@ def sensitivity(
         raise ValueError(f"`{call}(batches=...)` is empty: nothing was read.")
     if inputs is not None:
         inputs = check_integer(f"`{call}(inputs=...)`", inputs, 1, static=True)
-    for args in read:
+    for number, args in enumerate(read):
         check_call(call, fn, params, args[:inputs], concrete=False)
+        check_together(call, number, params, args)
     first = read[0][:inputs]
     outputs = jax.eval_shape(fn, params, *first)
     if loss is None:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jprune._core.hosts import check_here
 from jprune._core.programs import bound, check_call
 from jprune._core.tables import shape_name, table
 from jprune._core.trees import is_hole, leaves_with_path, path_name, rebuild
@@ -232,6 +233,7 @@ def compact(
     largest error 0 of outputs up to 10, 4 inputs
     """
     check_call("compact", fn, params, args, concrete=True)
+    check_here("compact", params, masks, args)
     fn = bound("compact", fn, static)
     masks = None if masks is None else fitted(params, masks)
     trace = traced(fn, params, args)
