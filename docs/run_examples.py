@@ -26,6 +26,7 @@ EXAMPLES = {
     "breast_cancer": [f"--plot={IMAGES}/breast_cancer.png"],
     "text_mlp": [],
     "sharded": [],
+    "two_hosts": [],
     "chain_order": [],
     "iris": [f"--plot={IMAGES}/iris.png"],
 }

@@ -201,6 +201,17 @@ def test_sharded(run: Run) -> None:
 
 
 @pytest.mark.slow
+def test_two_hosts(run: Run) -> None:
+    names, printed = run("two_hosts", "--steps=24")
+    assert names["differing"](names["one_masks"], names["two_masks"]) == 0
+    assert names["file"].masks.keys() == names["file"].params.keys() - {
+        f"params/Dense_{i}/bias" for i in range(3)
+    }
+    assert "two hosts      90.00%" in printed
+    assert printed.count("  0 from those") == 2
+
+
+@pytest.mark.slow
 def test_chain_order(run: Run) -> None:
     _, printed = run("chain_order", "--steps=5", "--only=optax.clip")
     assert "_norm(1.0), adamw, pruner)` | holds all 28 |" in printed

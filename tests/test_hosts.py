@@ -265,7 +265,7 @@ def repair_on_hosts(folder: Path) -> None:
     own = ROWS[32 * jax.process_index() :][:32]
     rows = NamedSharding(mesh_of(), P("y"))
     x = jax.make_array_from_process_local_data(rows, own)
-    params = spread(model())
+    params = spread(model(), "y")
     write(folder, "stats", jprune.calibrate(fn, params, [x]).moments)
     for name, (new, masks) in repaired(params, x).items():
         write(folder, f"{name} params", new)
@@ -304,6 +304,9 @@ def refusals_on_hosts(folder: Path) -> None:
             folder / "m", params, {"w": np.ones((8, 12), bool)}
         ),
         "compare": lambda: jprune.compare(fn, params, fn, params, x),
+        "compress": lambda: jprune.compress(
+            fn, params, [x], holdout=[x + 1], score=lambda y, x: y[:, 0] > 0
+        ),
     }
     for name, call in here.items():
         with pytest.raises(
@@ -314,6 +317,9 @@ def refusals_on_hosts(folder: Path) -> None:
         "calibrate": lambda: jprune.calibrate(fn, params, [x]),
         "one_shot": lambda: jprune.one_shot(fn, params, [x], 0.5),
         "gauss_newton": lambda: criteria.gauss_newton(fn, params, x),
+        "sensitivity": lambda: jprune.search.sensitivity(
+            fn, params, [x], structure=structures.channel()
+        ),
         "distill": lambda: jprune.distill(fn, params, [x], optax.sgd(0.1), 1),
     }
     for name, call in together.items():
