@@ -46,8 +46,8 @@ def check_together(call: str, number: int, params: Tree, args: Any) -> None:
         raise ValueError(
             f"`{call}`: batch {number}, {path_name(own[0])!r}, is an array of this "
             "host alone, and other arrays, or the mesh that is set, are on several "
-            "hosts. If each host has its own rows, bring them together by `jax.make_array_from_process_local_data"
-            "(sharding, x)`; if all have the same, place them by `jax.device_put(x, "
+            "hosts. If each host has its own rows, bring them together by "
+            "`jax.make_array_from_process_local_data(sharding, x)`; if all have the same, place them by `jax.device_put(x, "
             "NamedSharding(mesh, PartitionSpec()))`."
         )
 
