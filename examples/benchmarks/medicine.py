@@ -9,15 +9,16 @@ advance more than in half of 442 patients, by 10 measurements of a year before.
 For each seed patients are divided: half of them train a network with 32 hidden
 units by AdamW, a quarter judge, and a quarter test, unseen by `compress`.
 `compress` removes whole inputs (`channel(0)` of the first kernel), repairs the
-rest, and trains it once more on the patients of the first half. It goes on as
-long as the loss of accuracy is below 5 points (diabetes: 10) with a confidence
-of 95 %, and says which class loses most.
+rest, and trains it once more on the patients of the first half. Its holdout are
+those who are ill, of the quarter that judges: it goes on as long as the loss of
+recall, the fraction of them that is found, is below 5 points (diabetes: 10)
+with a confidence of 95 %. The table says what that costs those who are not ill.
 
-Recall is the fraction found of those who are ill. "noisy" is the accuracy with
-Gaussian noise on the measurements, of .2 standard deviations. Numbers are
-means over the seeds with standard errors, in percent, of the patients that
-test. Few patients promise little: margins are wide, and the table shows what
-they allow.
+"accuracy" is of all patients, "healthy" of those who are not ill. "noisy" is
+the accuracy with Gaussian noise on the measurements, of .2 standard deviations.
+Numbers are means over the seeds with standard errors, in percent, of the
+patients that test. Few patients promise little: margins are wide, and the table
+shows what they allow.
 """
 
 import argparse
@@ -110,8 +111,9 @@ def again(fn: Any, params: Any, masks: Any, *, patients: Patients) -> Any:
 class Scores(NamedTuple):
     """In percent."""
 
-    accuracy: float
     recall: float
+    healthy: float
+    accuracy: float
     noisy: float
 
 
@@ -121,8 +123,8 @@ def scores(params: Any, patients: Patients) -> Scores:
     noise = np.random.default_rng(0).normal(size=x.shape).astype(np.float32)
     right = np.asarray(MODEL.apply(params, x).argmax(-1) == y)
     noisy = np.asarray(MODEL.apply(params, x + 0.2 * noise).argmax(-1) == y)
-    found = right.mean(), right[y == 1].mean(), noisy.mean()
-    return Scores(*(100 * np.array(found)))
+    found = right[y == 1], right[y == 0], right, noisy
+    return Scores(*(100 * float(part.mean()) for part in found))
 
 
 def mean(values: Sequence[float]) -> str:
@@ -136,19 +138,19 @@ def show(name: str, seeds: int) -> None:
     whole, names = load(name)
     table: dict[str, list[Scores]] = {"dense": [], "small": []}
     left, reads = [], Counter[str]()
-    for seed in tqdm(range(seeds), name, leave=False):
+    # Others than those that the set-up was tried with.
+    for seed in tqdm(range(100, 100 + seeds), name, leave=False):
         train, judge, test = divide(whole, seed)
         fresh = MODEL.init(jax.random.key(seed), train.x)
         params = fit(fresh, train)
-        most = len(names)
+        most, ill = len(names), judge.y == 1
         result = jprune.compress(
             MODEL.apply,
             params,
             [(train.x,)],
-            holdout=[tuple(judge)],
+            holdout=[(judge.x[ill], judge.y[ill])],
             inputs=1,
             score=lambda logits, x, y: logits.argmax(-1) == y,
-            groups=lambda x, y: y,
             structure=jprune.structures.channel(0),
             where=FIRST,
             finetune=partial(again, patients=train),
@@ -163,10 +165,10 @@ def show(name: str, seeds: int) -> None:
         reads.update(np.array(names)[kept].tolist())
         for row, one in (("dense", params), ("small", result.params)):
             table[row].append(scores(one, test))
-        if seed == 0:
-            print(f"\n{name}, seed 0\n{result.front}\n{result.promise}")
+        if seed == 100:
+            print(f"\n{name}, seed {seed}\n{result.front}\n{result.promise}")
     print(f"\n{name}: {mean(left)} of {most} measurements are left")
-    print(f"{'':10}{'accuracy':>14}{'recall':>14}{'noisy':>14}")
+    print(f"{'':10}" + "".join(f"{part:>14}" for part in Scores._fields))
     for row, found in table.items():
         cells = (f"{mean(part):>14}" for part in zip(*found, strict=True))
         print(f"{row:10}", *cells, sep="")
@@ -187,7 +189,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--seeds", type=int, default=4, help="at least 2")
+    parser.add_argument("--seeds", type=int, default=5, help="at least 2")
     args = parser.parse_args(argv)
     begin = time.perf_counter()
     for name in TOLERANCE:
