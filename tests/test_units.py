@@ -176,10 +176,15 @@ def test_meshes(kind, params):
     with jax.set_mesh(mesh):
         where = {"w": spec(None, "x"), "u": spec(None, "x")}
         divided = {
-            k: jax.device_put(p, where.get(k)) for k, p in params.items()
+            k: jax.device_put(p, where.get(k, spec()))
+            for k, p in params.items()
         }
         masks = jprune.find_masks(divided, 0.5, structure=jprune.units(graph))
         jax.tree.map(np.testing.assert_array_equal, masks, wanted)
+    # Where no mesh is set, that of the arrays is taken.
+    masks = jprune.find_masks(divided, 0.5, structure=jprune.units(graph))
+    jax.tree.map(np.testing.assert_array_equal, masks, wanted)
+    with jax.set_mesh(mesh):
         small = plain.plan.apply(divided)
     jax.tree.map(
         lambda a, b: np.testing.assert_array_equal(a.shape, b.shape),

@@ -246,14 +246,16 @@ def laid_out_like(x: jax.Array, here: jax.Array) -> jax.Array:
     """``here``, on an Explicit mesh divided as ``x`` of the same shape is."""
     sharding = jax.typeof(x).sharding
     if sharding.mesh.are_all_axes_explicit:
-        here = jax.sharding.reshard(here, sharding.spec)
+        here = jax.sharding.reshard(here, sharding)
     return here
 
 
 def everywhere(x: jax.Array) -> jax.Array:
     """``x``, on an Explicit mesh whole on every device."""
-    if jax.typeof(x).sharding.mesh.are_all_axes_explicit:
-        x = jax.sharding.reshard(x, PartitionSpec())
+    # The array's own mesh: none need be set by `jax.set_mesh`.
+    mesh = jax.typeof(x).sharding.mesh
+    if mesh.are_all_axes_explicit:
+        x = jax.sharding.reshard(x, NamedSharding(mesh, PartitionSpec()))
     return x
 
 
