@@ -20,6 +20,9 @@ optax.chain(adamw, pruner)
 optax.chain(pruner, adamw)
 optax.chain(optax.clip_by_global_norm(1.0), adamw, pruner)
 optax.chain(adamw, pruner, optax.clip(0.01))
+optax.chain(optax.adaptive_grad_clip(0.1), adamw, pruner)
+optax.chain(adamw, pruner, optax.adaptive_grad_clip(0.1))
+optax.named_chain(("optimizer", adamw), ("pruner", pruner))
 optax.chain(adamw, optax.scale(0.5), pruner)
 optax.chain(adamw, pruner, optax.scale(0.5))
 optax.chain(adamw, pruner, optax.add_decayed_weights(-0.01))
@@ -38,12 +41,19 @@ optax.chain(adamw, ball, pruner)
     "Wrappers": """
 optax.MultiSteps(optax.chain(adamw, pruner), 2)
 optax.chain(optax.MultiSteps(adamw, 2), pruner)
+optax.MultiSteps(optax.chain(adamw, pruner), 1, should_skip_update_fn=skip)
 optax.apply_if_finite(optax.chain(adamw, pruner), 3)
 optax.chain(optax.apply_if_finite(adamw, 3), pruner)
 optax.masked(optax.chain(adamw, pruner), kernels)
 optax.partition({0: optax.chain(adamw, pruner), 1: sgd}, labels)
 optax.chain(optax.partition({0: adamw, 1: sgd}, labels), pruner)
 optax.inject_hyperparams(tuned, hyperparam_dtype=jnp.float32)(sparsity=0.5)
+optax.inject_stateful_hyperparams(tuned)(sparsity=of_state)
+optax.chain(optax.inject_hyperparams(optax.adamw)(0.1), pruner)
+optax.selective_transform(optax.chain(adamw, pruner), freeze_mask=frozen)
+optax.chain(optax.selective_transform(adamw, freeze_mask=frozen), pruner)
+optax.contrib.galore(0.1, 2, base_optimizer=optax.chain(adam, pruner))
+optax.chain(optax.contrib.galore(0.1, 2), pruner)
 optax.conditionally_mask(optax.chain(adamw, pruner), odd)
 optax.conditionally_transform(optax.chain(adamw, pruner), odd)
 optax.chain(optax.conditionally_transform(adamw, odd), pruner)
@@ -92,6 +102,7 @@ NAMES = {
     "optax": optax,
     "jnp": jnp,
     "adamw": adamw,
+    "adam": optax.adam(0.1),
     "sgd": optax.sgd(0.1),
     "pruner": jprune.prune(ramp),
     "of_fast": jprune.prune(ramp, where="^fast/[ab]"),
@@ -99,6 +110,9 @@ NAMES = {
     "tuned": tuned,
     "labels": {"a": 0, "b": 0, "bias": 1},
     "kernels": {"a": True, "b": True, "bias": False},
+    "frozen": {"a": False, "b": False, "bias": True},
+    "skip": optax.skip_not_finite,
+    "of_state": optax.schedules.WrappedSchedule(ramp),
     "odd": odd,
 }
 

@@ -328,6 +328,42 @@ def test_moving_average_of_parameters() -> None:
     assert_zero(jprune.apply_masks(average, masks), masks)
 
 
+@pytest.mark.sweep(4)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("seen", ["master", "half"])
+def test_master_copy_and_scaled_loss(seen: str, dtype: str) -> None:
+    """Zeros are exact in both copies, if the pruner sees that of float32."""
+    params = make_params()
+    tx = optax.chain(optax.adamw(0.05), make_pruner("prune", params))
+
+    @jax.jit
+    def step(params: Any, state: Any, scale: Any) -> Any:
+        half = optax.tree.cast(params, dtype)
+        grads = jax.grad(lambda p: loss(p) * scale.astype(dtype))(half)
+        grads = optax.tree.cast(grads, jnp.float32)
+        grads = optax.tree.scale(1 / scale, grads)
+        finite = jnp.isfinite(optax.tree.norm(grads))
+        own = params if seen == "master" else half
+        updates, new = tx.update(grads, state, own)
+        after = optax.apply_updates(params, updates), new
+        return *optax.tree.where(finite, after, (params, state)), finite
+
+    state, lost = tx.init(params), 0
+    for i in range(6):
+        scale = jnp.float32(jnp.inf if i == 3 else 64)
+        before = params, state
+        params, state, finite = step(params, state, scale)
+        assert finite == (i != 3)
+        if i == 3:
+            jax.tree.map(assert_same_bits, (params, state), before)
+        masks = jprune.get_masks(state)
+        if seen == "master":
+            assert_zero(params, masks)
+            assert_zero(optax.tree.cast(params, dtype), masks)
+        lost += int(jnp.sum(jnp.where(masks["a"], 0, params["a"]) != 0))
+    assert (lost > 0) == (seen == "half")
+
+
 def test_outside_of_lookahead() -> None:
     params = optax.LookaheadParams.init_synced(make_params())
     fast = optax.sgd(0.1, momentum=0.9)
