@@ -26,6 +26,8 @@ EXAMPLES = {
     "breast_cancer": [f"--plot={IMAGES}/breast_cancer.png"],
     "text_mlp": [],
     "sharded": [],
+    "parallelism": [],
+    "mixed_precision": [],
     "two_hosts": [],
     "chain_order": [],
     "iris": [f"--plot={IMAGES}/iris.png"],

@@ -549,6 +549,43 @@ def test_meshes(name: str, kind: AxisType, spec: Any) -> None:
         )
 
 
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.sweep(2)
+def test_offloaded(kind: AxisType) -> None:
+    """Weights and masks in the memory of hosts, which the step fetches."""
+    params = {"kernel": make_params()["a"]["kernel"]}
+    tx = optax.chain(optax.sgd(0.1, 0.9), jprune.prune(0.5))
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(kind,))
+    there = NamedSharding(mesh, P("x"), memory_kind="pinned_host")
+
+    def to(space: Any, tree: Any) -> Any:
+        return jax.tree.map(
+            lambda x: jax.device_put(x, space) if x.ndim else x, tree
+        )
+
+    @partial(jax.jit, donate_argnums=(0, 1))
+    def step(params: Any, state: Any) -> Any:
+        params, state = to(jax.memory.Space.Device, (params, state))
+        updates, state = tx.update(grads_like(params), state, params)
+        params = optax.apply_updates(params, updates)
+        return to(jax.memory.Space.Host, (params, state))
+
+    with jax.set_mesh(mesh):
+        placed = jax.device_put(params, there)
+        state = tx.init(placed)
+        for _ in range(2):
+            before = jax.tree.leaves((placed, state))
+            placed, state = step(placed, state)
+            assert all(x.is_deleted() for x in before), "donated"
+    mask = jprune.get_masks(state)["kernel"]
+    for x in mask, placed["kernel"]:
+        assert x.sharding.is_equivalent_to(there, 2)
+        assert x.sharding.memory_kind == "pinned_host"
+    wanted = jprune.find_masks(params, 0.5)["kernel"]
+    np.testing.assert_array_equal(np.asarray(mask), wanted)
+    assert not np.asarray(placed["kernel"])[~np.asarray(mask)].any()
+
+
 @every_transform
 @pytest.mark.optimized
 def test_kept_updates_pass_bit_for_bit(name: str) -> None:

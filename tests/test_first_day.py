@@ -212,6 +212,46 @@ def test_two_hosts(run: Run) -> None:
 
 
 @pytest.mark.slow
+def test_parallelism(run: Run) -> None:
+    names, printed = run("parallelism")
+    assert heads(printed) == heads(shown("parallelism"))
+    assert len(names["results"]) == len(names["SHAPES"]) == 8
+    for way, (found, trained) in names["results"].items():
+        assert len(found) == len(trained) == 6
+        for where, what, wrong, alike, travels, weight in found:
+            assert wrong == 0
+            assert travels < weight / 4, "no weight is gathered"
+            if what != "units" or where.endswith("Explicit"):
+                assert alike == "yes", where
+            assert "(no outside" not in alike
+        for where, what, wrong, zeros_lost, *yes in trained:
+            assert (wrong, zeros_lost) == (0, 0), (where, what)
+            assert yes == ["yes"] * 3, (way, where, what)
+    at_once, unfetched, apart = (what for _, what in names["refused"])
+    assert at_once.startswith("Received incompatible devices")
+    assert unfetched.startswith("memory_space")
+    assert apart == "0 differ, divided alike"
+
+
+@pytest.mark.slow
+def test_mixed_precision(run: Run) -> None:
+    rows = {
+        row[0]: row[1:]
+        for row in run("mixed_precision", "--steps=80")[0]["rows"]
+    }
+    wrong = {
+        "the pruner sees the bfloat16 copy": (True, True),
+        "chain(with_master(adam), pruner)": (True, False),
+    }
+    assert wrong.keys() < rows.keys()
+    for name, (sparsity, full, half, skipped, _) in rows.items():
+        lost = full not in (0, "-"), half != 0
+        assert lost == wrong.get(name, (False, False)), name
+        assert sparsity == "90.0%"
+        assert (skipped > 0) == ("float16 pass" in name.replace("bfloat16", ""))
+
+
+@pytest.mark.slow
 def test_chain_order(run: Run) -> None:
     _, printed = run("chain_order", "--steps=5", "--only=optax.clip")
     assert "_norm(1.0), adamw, pruner)` | holds all 28 |" in printed
@@ -268,7 +308,9 @@ def shown(name: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted({*EXAMPLES} - {"chain_order"}))
+@pytest.mark.parametrize(
+    "name", sorted({*EXAMPLES} - {"chain_order", "parallelism"})
+)
 def test_whole_example_prints_what_the_docs_show(name: str) -> None:
     if name == "quantize":
         pytest.importorskip("qwix")
