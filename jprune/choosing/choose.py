@@ -59,50 +59,52 @@ def find_masks(
     grads: Tree | None = None,
     key: jax.Array | int | None = None,
 ) -> Masks:
-    """Decides which weights stay, once.
+    """Chooses which weights to keep, and returns them as masks.
 
     Args:
       params: The parameters, any pytree.
       sparsity: The fraction of units removed, in [0, 1]. Of ``n`` units
-        ``round(float(sparsity) * n)`` are lost (half to even); if it is traced,
-        its float32 (x64: float64) value takes part exactly, and outside [0, 1]
-        or NaN it prunes nothing: masks in force stay as they are.
-      criterion: What matters; see :mod:`jprune.criteria`.
-      structure: In what shape; see :mod:`jprune.structures`.
-      allocation: How much where; see :mod:`jprune.allocations`. None: by
-        ``erdos_renyi()`` where every selected leaf has two axes (beside the
-        structure's ``batch_axis``), is the kernel of a convolution (four or five),
-        or the structure knows its inputs and outputs; else, and for ``n_m`` and
-        ``units``, by ``uniform()``.
+        ``round(float(sparsity) * n)`` are removed (half to even). A traced value
+        is used exactly, as float32 (x64: float64). If it is NaN or outside
+        [0, 1], nothing is pruned, and ``masks`` stay as they are.
+      criterion: How weights are scored; see :mod:`jprune.criteria`.
+      structure: Which weights form a unit; see :mod:`jprune.structures`.
+      allocation: How much is removed from each leaf; see
+        :mod:`jprune.allocations`. None: ``erdos_renyi()`` if every selected leaf
+        has two axes (besides the structure's ``batch_axis``), is the kernel of a
+        convolution (four or five axes), or the structure knows its inputs and
+        outputs. Otherwise, and for ``n_m`` and ``units``, ``uniform()``.
       where: The leaves that are pruned: a bool tree or prefix of ``params``, a
         callable ``params -> bool tree``, or a regular expression searched in
-        the leaf's path (``"Dense_0/kernel"``). It chooses among floating leaves of
-        two or more axes that are no biases; one that matches a whole path
-        (``".*bias"``) reaches any floating leaf. Default: floating leaves with two
-        or more axes, unless they are called ``bias``, ``scale``, ``mean``,
-        ``var`` (or ``b`` beside a ``w``), or they or their parent have one of the
+        the leaf's path (``"Dense_0/kernel"``). An expression selects among
+        floating leaves of two or more axes that are not biases; one that matches
+        a whole path (``".*bias"``) selects any floating leaf. Default: floating
+        leaves with two or more axes, except those called ``bias``, ``scale``,
+        ``mean``, ``var`` (or ``b`` beside a ``w``), and those with one of the
         words norm, layernorm, batchnorm, rmsnorm, groupnorm, emb, embed, embedding,
-        pos, position, positional in their names (``pos_embed``, ``LayerNorm_0``).
-      masks: Masks in force: what they keep comes before what they prune, so
-        pruned stays pruned while the sparsity does not fall. Masks of leaves
-        that ``where`` does not select are returned as they are.
+        pos, position, positional in their own name or their parent's
+        (``pos_embed``, ``LayerNorm_0``).
+      masks: Masks of an earlier choice. Units that they keep are preferred to
+        units that they prune, so pruned units stay pruned while the sparsity does
+        not fall. Masks of leaves that ``where`` does not select are returned as
+        they are.
       grads: Gradients like ``params``, for criteria that need them. A criterion
-        that accumulates takes them for its only step.
+        that accumulates treats them as its only step.
       key: A seed or a random key of any form, for criteria that need one.
 
     Returns:
       A tree like ``params``: bool arrays of the parameters' shapes (and
-      sharding) for selected leaves and those that ``masks`` masks,
+      sharding) for selected leaves and for leaves with a mask in ``masks``, and
       ``optax.MaskedNode()`` for the others.
 
     Raises:
-      ValueError: A concrete ``sparsity`` outside [0, 1] or that the structure or
-        allocation can't meet (it says what they can), an uncalled factory, a
-        ``where`` that selects nothing or what is not floating, masks or
-        gradients that do not fit.
+      ValueError: A concrete ``sparsity`` is outside [0, 1], or the structure or
+        allocation can't meet it (the message says what they can meet); a factory
+        was not called; ``where`` selects nothing, or a leaf that is not
+        floating; masks or gradients do not fit.
 
     References:
-      The order of equals is in :func:`jprune.selection.top_k_mask`.
+      :func:`jprune.selection.top_k_mask` says how ties are broken.
 
     >>> import jax.numpy as jnp, jprune
     >>> jprune.find_masks({"kernel": jnp.array([[1., -4.], [3., -2.]]),

@@ -12,21 +12,21 @@ from jprune.masks.align import align_masks
 def apply_masks(params: Tree, masks: Masks) -> Tree:
     """Sets the pruned weights to zero.
 
-    A selection and no product: what is pruned becomes 0 even where it was NaN
-    or infinite, and what is kept keeps its bits.
+    It selects and does not multiply: a pruned weight becomes 0 even if it was
+    NaN or infinite, and a kept weight keeps its bits.
 
     Args:
       params: A tree of parameters, boxed or not.
-      masks: Masks for it: bool arrays of the parameters' shapes or broadcasting
-        to them; ``None`` or ``optax.MaskedNode`` where nothing is pruned. They
-        are matched by path, and may leave out parameters or mirror one branch:
-        masks of ``variables["params"]`` serve for ``variables``.
+      masks: Masks for it: bool arrays that have the parameters' shapes or
+        broadcast to them; ``None`` or ``optax.MaskedNode`` where nothing is
+        pruned. They are matched by path, and may leave out parameters or cover
+        a single branch: masks of ``variables["params"]`` work for ``variables``.
 
     Returns:
-      A tree like ``params``, of its shapes and dtypes.
+      A tree like ``params``, with the same shapes and dtypes.
 
     Raises:
-      ValueError: A mask fits no parameter or masks fit several branches; the
+      ValueError: A mask fits no parameter, or masks fit several branches; the
         leaf is named.
 
     >>> import jax.numpy as jnp, jprune

@@ -17,7 +17,9 @@ from jprune._core.where import PRUNED, check_where, choose
 
 
 def read_masks(params: Tree, where: Where = None) -> Masks:
-    """Masks of what is exactly 0: after a lasso, or in someone's checkpoint.
+    """Makes masks from parameters that contain zeros: every zero is pruned.
+
+    It is for a model trained with a lasso, or a pruned checkpoint without masks.
 
     Args:
       params: A tree of parameters, boxed or not.
@@ -25,12 +27,12 @@ def read_masks(params: Tree, where: Where = None) -> Masks:
         same default.
 
     Returns:
-      A tree like ``params``: bool arrays of the parameters' shapes (and
-      sharding), False where a weight is 0 or -0, for selected leaves;
+      A tree like ``params``: for selected leaves, bool arrays of the parameters'
+      shapes (and sharding), False where a weight is 0 or -0;
       ``optax.MaskedNode()`` for the others. NaN is kept.
 
     Raises:
-      ValueError: ``where`` selects nothing or what is not floating.
+      ValueError: ``where`` selects nothing, or a leaf that is not floating.
 
     >>> import jax.numpy as jnp, jprune
     >>> params = {"kernel": jnp.array([[1., 0.], [-0., 2.]]), "bias": jnp.zeros(2)}
@@ -46,12 +48,12 @@ def read_masks(params: Tree, where: Where = None) -> Masks:
 
 
 def measure_sparsity(masks: Masks) -> jax.Array:
-    """The fraction of the selected weights that is pruned.
+    """Returns the fraction of the masked weights that is pruned, for logging.
 
-    Runs inside ``jit``; made for logging.
+    It runs inside ``jit``.
 
     Args:
-      masks: A mask tree; leaves without masks do not count.
+      masks: A tree of masks; leaves without masks do not count.
 
     Returns:
       A scalar in [0, 1]; 0 for masks without weights.

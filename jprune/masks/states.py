@@ -16,24 +16,25 @@ from jprune._core.typing import Masks
 
 
 def get_masks(opt_state: Any) -> Masks:
-    """The masks in the state of an optimizer, however it is composed.
+    """Finds the masks in an optimizer state, however the optimizer is composed.
 
-    Found are the states of ``keep_masks``, ``prune`` and of any transform whose
-    state is a ``NamedTuple`` with a field ``masks``; inside ``optax.chain``,
-    ``masked``, ``partition``, ``MultiSteps``, ``inject_hyperparams``,
-    ``nnx.Optimizer``, Linen's ``TrainState`` or any other tree. So are they in
-    the dicts that ``nnx.state`` or a checkpoint makes of such states. Several
-    pruners are merged: what one of them prunes is pruned.
+    It finds the states of ``keep_masks``, ``prune``, and any transform whose
+    state is a ``NamedTuple`` with a field ``masks``. They may be inside
+    ``optax.chain``, ``masked``, ``partition``, ``MultiSteps``,
+    ``inject_hyperparams``, ``nnx.Optimizer``, Linen's ``TrainState`` or any other
+    tree, or inside the dicts that ``nnx.state`` or a checkpoint makes of them.
+    The masks of several transforms are merged: a weight is pruned if any of them
+    prunes it.
 
     Args:
       opt_state: An optimizer state, or any tree that holds one.
 
     Returns:
-      Masks as plain arrays, in the structure of the parameters; boxes of Flax
-      are taken off.
+      Masks as plain arrays, in the structure of the parameters; Flax boxes are
+      removed.
 
     Raises:
-      ValueError: No pruner is found, or the masks are no longer bool.
+      ValueError: No transform that prunes is found, or masks are no longer bool.
 
     >>> import jax.numpy as jnp, optax, jprune
     >>> tx = optax.chain(optax.sgd(.1), jprune.keep_masks(jnp.array([True, False])))

@@ -22,7 +22,7 @@ from jprune.masks.align import align_masks
 
 
 class LeafSummary(NamedTuple):
-    """What one leaf of the parameters holds."""
+    """The counts of one leaf of the parameters."""
 
     path: str
     shape: tuple[int, ...]
@@ -40,17 +40,17 @@ class Summary(NamedTuple):
 
     @property
     def weights(self) -> int:
-        """Entries of all leaves."""
+        """The number of entries of all leaves."""
         return sum(leaf.weights for leaf in self.leaves)
 
     @property
     def kept(self) -> int:
-        """Entries that stay: all of a leaf without a mask."""
+        """The number of entries that the masks keep; all where there is no mask."""
         return sum(leaf.kept for leaf in self.leaves)
 
     @property
     def zeros(self) -> int:
-        """Entries that are 0."""
+        """The number of entries that are 0."""
         return sum(leaf.zeros for leaf in self.leaves)
 
     @property
@@ -105,12 +105,12 @@ def summarize(params: Tree, masks: Masks | None = None) -> Summary:
 
     Args:
       params: A tree of concrete parameters.
-      masks: Masks for it, as for :func:`apply_masks`. Without them, kept is what
-        is not exactly 0, in the leaves that are pruned by default: the masks are
-        those of :func:`read_masks`.
+      masks: Masks for it, as for :func:`apply_masks`. None: the masks that
+        :func:`read_masks` finds, which prune what is exactly 0 in the leaves that
+        are pruned by default.
 
     Returns:
-      A :class:`Summary`: data with ``str`` as a table.
+      A :class:`Summary`, which prints as a table.
 
     Raises:
       ValueError: ``masks`` does not fit ``params``, or they are traced.

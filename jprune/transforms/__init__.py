@@ -1,4 +1,4 @@
-"""Transforms: when. All of them stand last in an optax chain."""
+"""Transforms decide when to prune. Each goes last in an optax chain."""
 
 from jprune.transforms._check_chain import ChainReport as ChainReport
 from jprune.transforms._check_chain import check_chain as check_chain

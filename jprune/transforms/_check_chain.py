@@ -22,7 +22,7 @@ from jprune.masks import get_masks, has_masks
 
 
 class ChainReport(NamedTuple):
-    """What :func:`check_chain` found; prints in plain words."""
+    """What :func:`check_chain` found; prints as sentences."""
 
     moved: bool  # whether any parameter changed, without which nothing is known
     pruned: int  # weights that the masks prune
@@ -83,24 +83,24 @@ def check_chain(
     steps: int = 8,
     **extra_args: Any,
 ) -> ChainReport:
-    """Tries whether what jprune prunes stays exactly zero in an optimizer.
+    """Checks that pruned weights stay exactly zero in an optimizer.
 
-    A few updates with random gradients, from parameters without zeros. Schedules
-    are taken to their end: the counts of jprune's states start at 2**24, and
-    masks that would prune nothing yet begin with every other weight.
+    It runs a few updates with random gradients, from parameters without zeros.
+    It tests the end of schedules: the counts in jprune's states start at 2**24,
+    and masks that prune nothing yet start with every other weight pruned.
 
     Args:
       tx: The whole optimizer, as in training.
       params: Its parameters; shapes, dtypes and non-finite values matter.
-      steps: Updates; more than ``MultiSteps`` accumulates.
-      **extra_args: What ``tx.update`` needs beside gradients and parameters.
+      steps: Number of updates; more than ``MultiSteps`` accumulates.
+      **extra_args: What ``tx.update`` needs besides gradients and parameters.
 
     Returns:
-      A :class:`ChainReport`: data with ``str`` as plain words.
+      A :class:`ChainReport`, which prints as sentences.
 
     Raises:
-      ValueError: ``tx`` is no optimizer or has no pruner in it; ``steps`` is not
-        an integer >= 1.
+      ValueError: ``tx`` is not an optimizer, or contains no transform that
+        prunes; ``steps`` is not an integer >= 1.
 
     >>> import jax.numpy as jnp, optax, jprune
     >>> params = {"kernel": jnp.ones((4, 4))}

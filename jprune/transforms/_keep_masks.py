@@ -22,7 +22,7 @@ class KeepMasksState(NamedTuple):
 
 @recorded
 def keep_masks(masks: Masks) -> optax.GradientTransformationExtraArgs:
-    r"""Holds pruned weights at exactly zero: fixed masks, for fine-tuning.
+    r"""Holds pruned weights at exactly zero with fixed masks, for fine-tuning.
 
     .. math::
 
@@ -30,11 +30,11 @@ def keep_masks(masks: Masks) -> optax.GradientTransformationExtraArgs:
 
     The last transform of a chain sees the final update :math:`u` and the
     parameters :math:`p`, and :math:`p + (-p)` is exactly 0. The update of a kept
-    weight passes bit for bit.
+    weight passes through unchanged, bit for bit.
 
     Args:
       masks: Masks for the parameters or a part of them, as for
-        :func:`jprune.apply_masks`. They are copied by ``init``.
+        :func:`jprune.apply_masks`. ``init`` copies them.
 
     Returns:
       A transform for the end of a chain. Its state is a
@@ -46,8 +46,8 @@ def keep_masks(masks: Masks) -> optax.GradientTransformationExtraArgs:
         is named); in ``update``, if ``params`` or the update of a masked leaf is
         missing.
 
-    Cost: one fused pass; one byte per weight of state. A program that calls
-    ``init`` inside ``jit`` holds the masks as constants: call it outside.
+    Cost: one fused pass per step, and one byte of state per weight. Call
+    ``init`` outside ``jit``: inside it the masks become constants of the program.
 
     >>> import jax.numpy as jnp, optax, jprune
     >>> params = jnp.array([[1., -4.], [3., -2.]])

@@ -32,7 +32,7 @@ class ProjectState(NamedTuple):
 def project(
     projection: Projection, *, where: Where = None, every: int = 1
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Projected gradient descent around any optimizer.
+    r"""Projects the parameters after each update, with any optimizer.
 
     .. math::
 
@@ -43,19 +43,20 @@ def project(
         from :mod:`jprune.projections`, ``optax.projections`` or your own. It
         gets the selected leaves (``optax.MaskedNode`` elsewhere) in float32 at
         least.
-      where: Which leaves, as in :func:`jprune.find_masks`; default: every
-        floating one, as in the formulas, biases too: a penalty is most often
-        meant for ``"kernel"`` alone.
-      every: Updates between projections, at least 1.
+      where: Which leaves are projected, as in :func:`jprune.find_masks`. Default:
+        all floating leaves, biases too, as in the formulas. A penalty is usually
+        meant for kernels alone: ``where="kernel"``.
+      every: Number of updates between projections, at least 1.
 
     Returns:
-      A transform for the end of a chain. Its state is a :class:`ProjectState`;
-      ``update`` needs ``params``. What the projection leaves as it is keeps its
-      update bit for bit.
+      A transform for the end of a chain. Its state is a :class:`ProjectState`.
+      ``update`` needs ``params``. Entries that the projection does not change
+      keep their update bit for bit.
 
     Raises:
-      ValueError: Here for a bad number or an uncalled factory; in ``init`` for
-        what depends on the parameters; in ``update`` if ``params`` is missing.
+      ValueError: Here for a bad number or a factory that was not called; in
+        ``init`` for what depends on the parameters; in ``update`` if ``params``
+        is missing.
 
     References:
       Goldstein, `Convex programming in Hilbert space
@@ -79,18 +80,21 @@ def project_frobenius_ball(
     per: Literal["tree", "leaf"] = "tree",
     where: Where = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Keeps :math:`\|W\|_F \le r`: problems 2 and 3 around any optimizer.
+    r"""Keeps :math:`\|W\|_F \le r` during training, with any optimizer.
+
+    This is the constraint of problems 2 and 3 of automatic pruning and
+    optimisation.
 
     Args:
       radius: :math:`r > 0`, a number or a traced scalar.
-      per: Whether :math:`W` is the whole tree or each leaf by itself. Static.
-      where: Which leaves, as in :func:`project`.
+      per: Whether :math:`W` is the whole ``"tree"`` or each ``"leaf"``. Static.
+      where: Which leaves are projected, as in :func:`project`.
 
     Returns:
       :func:`project` of :func:`jprune.projections.frobenius_ball`.
 
     Raises:
-      ValueError: A radius that is not positive, another ``per``; else as
+      ValueError: The radius is not positive or ``per`` is unknown; otherwise as
         :func:`project`.
 
     >>> import jax.numpy as jnp, optax, jprune

@@ -38,7 +38,7 @@ class PruneState(NamedTuple):
 
     count: jax.Array  # type: ignore[assignment]  # int32 scalar, updates so far
     masks: Masks  # bool, like the parameters
-    criterion: Any  # the criterion's own
+    criterion: Any  # the state of the criterion
 
 
 @recorded
@@ -52,42 +52,44 @@ def prune(
     every: int = 1,
     key: int | jax.Array = 0,
 ) -> optax.GradientTransformationExtraArgs:
-    """Prunes while the model trains, and holds what is pruned at exactly zero.
+    """Prunes while the model trains, and holds pruned weights at exactly zero.
 
-    At update counts divisible by ``every``, if the number of kept units is not
-    what ``sparsity`` asks for, masks are chosen anew from the parameters that
-    the update receives; so the first choice of ``prune(s)`` is
-    ``find_masks(params, s)``. Pruned stays pruned while the target does not
-    fall; when it falls the best-scored pruned units return. Between choices a
-    step costs what :func:`keep_masks` does.
+    At update counts divisible by ``every``, jprune chooses new masks if the
+    number of kept units is not what ``sparsity`` asks for. It scores the
+    parameters that the update receives, so the first masks of ``prune(s)`` are
+    ``find_masks(params, s)``. Pruned units stay pruned while the sparsity does
+    not fall. When it falls, the pruned units with the best scores return. A step
+    that chooses no masks costs as much as one of :func:`keep_masks`.
 
     Args:
       sparsity: The fraction of units removed, in [0, 1]: a number, a traced
         scalar, or an optax schedule of the update count
         (``optax.polynomial_schedule(0., .9, 3, 5000, 500)`` is the cubic one).
-        A schedule is tried here at counts from 0 to 2**24, as int32 arrays. While
-        a traced value is not in [0, 1] or NaN, masks stay as they are.
-      criterion: What matters; see :mod:`jprune.criteria`.
-      structure: In what shape; see :mod:`jprune.structures`.
-      allocation: How much where, as in :func:`jprune.find_masks`.
-      where: Which leaves, as in :func:`jprune.find_masks`.
-      every: Updates between choices, at least 1.
-      key: Seed or random key, of any form, of criteria that draw at random; it is
-        folded with the update count.
+        ``prune`` checks a schedule at counts from 0 to 2**24, as int32 arrays.
+        Masks do not change while a traced value is NaN or outside [0, 1].
+      criterion: How weights are scored; see :mod:`jprune.criteria`.
+      structure: Which weights form a unit; see :mod:`jprune.structures`.
+      allocation: How much is removed from each leaf, as in
+        :func:`jprune.find_masks`.
+      where: Which leaves are pruned, as in :func:`jprune.find_masks`.
+      every: Number of updates between choices of masks, at least 1.
+      key: A seed or a random key of any form, for criteria that draw at random.
+        The update count is folded into it.
 
     Returns:
-      A transform for the end of a chain. Its state is a :class:`PruneState`;
-      ``update`` needs ``params``, and ``grad=`` if the criterion does: see
-      :func:`jprune.with_gradients`.
+      A transform for the end of a chain. Its state is a :class:`PruneState`.
+      ``update`` needs ``params``, and also ``grad=`` if the criterion reads
+      gradients: see :func:`jprune.with_gradients`.
 
     Raises:
-      ValueError: Here for a bad number or an uncalled factory; in ``init`` for
-        what depends on the parameters, a number that the structure can't meet
-        among it; in ``update`` if ``params`` or the update of a masked leaf is
-        missing, or if the state is not of this transform: masks of other leaves
-        or shapes, a criterion's state of another form. Masks of the same leaves
-        from another structure or allocation can't be told: units of which any
-        weight is kept count as kept until masks are chosen anew.
+      ValueError: Here for a bad number or a factory that was not called. In
+        ``init`` for what depends on the parameters, such as a sparsity that the
+        structure can't meet. In ``update`` if ``params`` or the update of a
+        masked leaf is missing, or if the state belongs to another transform: its
+        masks have other leaves or shapes, or the criterion's state has another
+        form. A state with the same leaves but another structure or allocation
+        is not detected: until new masks are chosen, a unit counts as kept if any
+        of its weights is kept.
 
     References:
       Zhu and Gupta, `To prune, or not to prune

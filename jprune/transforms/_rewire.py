@@ -42,9 +42,9 @@ class RewireState(NamedTuple):
 
     count: jax.Array  # type: ignore[assignment]  # int32 scalar, updates so far
     masks: Masks  # bool, like the parameters
-    grow: Any  # the grow criterion's own
-    drop: Any  # the drop criterion's own
-    inner: Any  # the inner optimizer's
+    grow: Any  # the state of the grow criterion
+    drop: Any  # the state of the drop criterion
+    inner: Any  # the state of the inner optimizer
 
 
 @recorded
@@ -64,58 +64,58 @@ def rewire(
     where: Where = None,
     key: int | jax.Array = 0,
 ) -> optax.GradientTransformationExtraArgs:
-    """Trains a network that is sparse from the first step, and rewires it.
+    """Trains a network that is sparse from the start, and moves its connections.
 
     The first masks are drawn at random. At update counts ``start, start + every,
-    ...`` up to ``stop`` a fraction of the kept units is dropped, those of the
-    lowest ``drop`` score, and as many grow, those of the highest ``grow`` score
-    of all that are then pruned; so the best of the dropped may stay. The number
-    of kept units never changes.
+    ...`` up to ``stop``, jprune rewires the network: it drops a fraction of the
+    kept units, those with the lowest ``drop`` scores, and grows as many of the
+    units that are then pruned, those with the highest ``grow`` scores. A unit
+    that was just dropped may grow again. The number of kept units never changes.
 
-    The inner optimizer sees no gradient and no value of a pruned weight. A new
-    connection starts at zero, and its moments are what ``inner.init`` gives; of
-    a dropped one nothing is left behind. That holds for *slots of weights*:
-    arrays in the inner state that have the shape of their parameter, perhaps
-    with more axes in front. Statistics of many weights (Adafactor's factors,
-    a norm per layer) stay as they are.
+    The inner optimizer sees a gradient and a value of 0 for pruned weights. A
+    new connection starts at zero, with the moments that ``inner.init`` gives,
+    and a dropped connection leaves nothing behind. This holds for *slots of
+    weights*: arrays in the inner state with the shape of their parameter,
+    possibly with more axes in front. Statistics of many weights (Adafactor's
+    factors, a norm per layer) stay as they are.
 
     Args:
-      inner: The optimizer, whole: what comes after it in a chain would revive
-        pruned weights.
+      inner: The whole optimizer. A transform after ``rewire`` in a chain would
+        revive pruned weights.
       sparsity: The fraction of units that is pruned, in [0, 1]: a number or a
         traced scalar.
-      grow: What new connections are worth. It sees the dense gradients, as they
-        arrive here.
-      drop: What kept connections are worth.
+      grow: Scores pruned units. It sees the dense gradients that ``update`` gets.
+      drop: Scores kept units.
       fraction: The fraction of a pool's kept units that is dropped, in [0, 1]: a
         number, a traced scalar, or an optax schedule of the update count. Where
-        it is 0, or not in [0, 1], nothing is rewired; schedules are tried as by
+        it is 0 or not in [0, 1], nothing is rewired. Schedules are checked as in
         :func:`prune`. Default: a cosine from .3 to 0 at ``stop``.
-      every: Updates between rewirings, at least 1.
+      every: Number of updates between rewirings, at least 1.
       start: The count of the first rewiring.
-      stop: The count after which masks stay; None: they never do.
-      replace_step: Whether a rewiring takes the place of a step of the inner
-        optimizer, as published, and counts as none. Else it follows the step.
-      structure: In what shape; see :mod:`jprune.structures`.
-      allocation: How much where, as in :func:`jprune.find_masks`.
-      where: Which leaves, as in :func:`jprune.find_masks`.
-      key: Seed or key of the first masks and of criteria that draw at random;
-        for these it is folded with the update count.
+      stop: The count after which masks no longer change. None: rewiring never stops.
+      replace_step: Whether a rewiring replaces a step of the inner optimizer,
+        as published, and does not count as a step. Otherwise it follows the step.
+      structure: Which weights form a unit; see :mod:`jprune.structures`.
+      allocation: How much is removed from each leaf, as in
+        :func:`jprune.find_masks`.
+      where: Which leaves are pruned, as in :func:`jprune.find_masks`.
+      key: Seed or key of the first masks, and of criteria that draw at random;
+        for these the update count is folded into it.
 
     Returns:
-      An optimizer. Its state is a :class:`RewireState`; ``update`` needs
-      ``params``, and hands extra arguments on to ``inner``. The parameters are
-      sparse from the first update on; ``apply_masks(params, get_masks(state))``
-      makes them so before.
+      An optimizer. Its state is a :class:`RewireState`. ``update`` needs
+      ``params``, and passes extra arguments on to ``inner``. The parameters are
+      sparse after the first update; ``apply_masks(params, get_masks(state))``
+      makes them sparse before it.
 
     Raises:
-      ValueError: Here for a bad number or an uncalled factory; in ``init`` for
-        what depends on the parameters, and for an inner optimizer with a slot
-        whose entries can't be told apart (the slot is named); in ``update`` if
-        ``params`` or an update is missing, or if the state is not of this
-        transform, as far as :func:`prune` can tell.
+      ValueError: Here for a bad number or a factory that was not called. In
+        ``init`` for what depends on the parameters, and for an inner optimizer
+        with a slot whose entries can't be assigned to weights (the slot is
+        named). In ``update`` if ``params`` or an update is missing, or if the
+        state belongs to another transform, as far as :func:`prune` can tell.
 
-    Cost: between rewirings one fused pass over parameters, gradients and slots.
+    Cost: between rewirings, one fused pass over parameters, gradients and slots.
 
     References:
       Mocanu et al., `Scalable training of artificial neural networks with

@@ -27,10 +27,12 @@ def rigl(
     where: Where = None,
     key: int | jax.Array = 0,
 ) -> optax.GradientTransformationExtraArgs:
-    """RigL: :func:`rewire` that grows where the dense gradient is largest.
+    """Trains with RigL: :func:`rewire` that grows where gradients are largest.
+
+    The gradients are the dense ones, those of pruned weights included.
 
     Args:
-      inner: The optimizer, whole.
+      inner: The whole optimizer.
       sparsity: The fraction of units that is pruned.
       drop, fraction, every, start, stop: As in :func:`rewire`; ``stop`` or
         ``fraction`` is needed.

@@ -27,10 +27,10 @@ def sparse_evolution(
     where: Where = None,
     key: int | jax.Array = 0,
 ) -> optax.GradientTransformationExtraArgs:
-    """SET, sparse evolutionary training: :func:`rewire` that grows at random.
+    """Trains with SET, sparse evolution: :func:`rewire` that grows at random.
 
     Args:
-      inner: The optimizer, whole.
+      inner: The whole optimizer.
       sparsity: The fraction of units that is pruned.
       drop, fraction, every, start, stop: As in :func:`rewire`; ``stop`` or
         ``fraction`` is needed.
@@ -42,7 +42,7 @@ def sparse_evolution(
     References:
       Mocanu et al., `Scalable training of artificial neural networks with
       adaptive sparse connectivity <https://arxiv.org/abs/1707.04780>`_, 2018,
-      algorithm 2, with the smallest magnitudes of either sign dropped.
+      algorithm 2. Here the smallest magnitudes are dropped, whatever their sign.
 
     >>> import optax, jprune
     >>> tx = jprune.sparse_evolution(optax.adam(1e-3), .9, fraction=.3, every=100)

@@ -14,7 +14,7 @@ from jprune.masks import align_masks
 def straight_through(
     params: Tree, masks: Masks, *, decay: Scalar = 0.0
 ) -> Tree:
-    r"""Masked parameters whose gradient reaches all weights, pruned ones too.
+    r"""Masks parameters but passes gradients on to all weights, pruned ones too.
 
     .. math::
 
@@ -22,23 +22,22 @@ def straight_through(
       \frac{\partial L}{\partial w} := \frac{\partial L}{\partial \tilde w}
       + \lambda \, (1 - m) \odot w
 
-    The optimizer trains dense weights, of which the model sees the masked ones;
-    a weight that is pruned now can come back when masks are chosen again, as
-    often as every step.
+    The optimizer trains dense weights, and the model sees them masked. A pruned
+    weight can return when masks are chosen again, which may be at every step.
 
     Args:
       params: A tree of parameters, boxed or not.
       masks: Masks for it, as for :func:`jprune.apply_masks`.
       decay: :math:`\lambda`: pulls pruned weights towards zero so that they
-        return less often (SR-STE). It joins the gradient as it passes, and knows
-        nothing of a scale of the loss.
+        return less often (SR-STE). It is added to the gradient in the backward
+        pass, so a scale of the loss does not apply to it.
 
     Returns:
-      A tree like ``params``, of its shapes and dtypes. It is what
-      :func:`jprune.apply_masks` returns, but for the gradient.
+      A tree like ``params``, with the same shapes and dtypes. The values are
+      those of :func:`jprune.apply_masks`; only the gradient differs.
 
     Raises:
-      ValueError: ``masks`` does not fit ``params``, the leaf is named; or a
+      ValueError: ``masks`` does not fit ``params`` (the leaf is named), or a
         concrete ``decay`` is negative.
 
     Cost: one pass that the compiler fuses.

@@ -13,20 +13,19 @@ from jprune._core.typing import Tree
 def with_gradients(
     tx: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
-    """Hands the raw gradient on as the extra argument ``grad=``.
+    """Passes the raw gradient to every transform of a chain, as ``grad=``.
 
-    The last link of a chain sees the update that the optimizer made of the
-    gradient; criteria such as :func:`jprune.criteria.taylor` need the gradient
-    itself. Around the whole chain this passes what comes in to every link that
-    asks for it. It goes *inside* ``optax.MultiSteps``, so that the gradient is
-    the accumulated one.
+    The last transform of a chain sees only the update that the optimizer made
+    from the gradient, but criteria such as :func:`jprune.criteria.taylor` need
+    the gradient itself. Wrap the whole chain. Put the wrapper *inside*
+    ``optax.MultiSteps``, so that the gradient is the accumulated one.
 
     Args:
-      tx: A chain with links that read ``grad=``.
+      tx: A chain with transforms that read ``grad=``.
 
     Returns:
-      A transform with the state of ``tx``. A ``grad=`` that the caller of
-      ``update`` passes goes before.
+      A transform with the state of ``tx``. If the caller of ``update`` passes
+      ``grad=``, that one is used instead.
 
     Raises:
       ValueError: ``tx`` is not a gradient transformation, or ``MultiSteps``.
