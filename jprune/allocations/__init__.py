@@ -1,4 +1,7 @@
-"""Allocations: how much where. How many units each pool keeps."""
+"""Allocations decide how many units each pool keeps.
+
+A pool is a set of units that are ranked together: a leaf, or a part of one.
+"""
 
 from jprune.allocations._base import Allocation as Allocation
 from jprune.allocations._base import Pools as Pools

@@ -10,7 +10,7 @@ from jprune._core.typing import Tree
 
 
 class Pools(NamedTuple):
-    """What is divided: the pools of each leaf, and nothing of its values."""
+    """The pools of each leaf: how many, and how large; no values of weights."""
 
     numbers: np.ndarray  # int64, pools of each leaf
     sizes: np.ndarray  # int64, units in each of them
@@ -27,11 +27,11 @@ Pools.__module__ = "jprune.allocations"  # where users find it
 
 
 class Allocation(NamedTuple):
-    """How the units that stay are divided among pools.
+    """Decides how the kept units are divided among pools.
 
-    ``counts`` returns how many units the pools of each leaf keep: a sequence
-    with an integer, or an integer array ``[pools]``, for each; where ``joint``,
-    one integer for all.
+    ``counts`` returns how many units the pools of each leaf keep: a sequence with
+    an integer, or an integer array ``[pools]``, for each leaf. If ``joint``, it
+    returns a single integer, the number for all leaves together.
     """
 
     counts: Callable[[Pools, Any], Any]  # pools, sparsity -> counts kept

@@ -17,24 +17,24 @@ from jprune.selection.plan import split_entries
 
 @recorded
 def erdos_renyi(kernel: bool = True, power: float = 1.0) -> Allocation:
-    r"""Dense where layers are small: density goes with the sum of dimensions.
+    r"""Keeps small layers denser than large ones, by the Erdos-Renyi rule.
 
     A layer of dimensions :math:`d_i` has a density in proportion to
-    :math:`(\sum_i d_i / \prod_i d_i)^{power}`. Layers whose density would pass 1
-    become dense, and the others take what is left. The total is exact, and no pool's
-    count rises with the sparsity: a pool has its k-th unit as soon as its quota, the
-    density times its units, has crossed k - 1/2.
+    :math:`(\sum_i d_i / \prod_i d_i)^{power}`. Layers whose density would exceed 1
+    stay dense, and the others share the rest. The total is exact, and no pool's
+    count rises with the sparsity. Rounding: a pool keeps its k-th unit as soon as
+    its quota, the density times its number of units, passes k - 1/2.
 
-    With a structure whose pools must be alike (``fan_in``, ``n_m``), counts are
-    rounded per pool instead, and the total is theirs.
+    A structure may require pools to keep equal numbers (``fan_in``, ``n_m``). Then
+    counts are rounded for each pool instead, and the total is the sum of these.
 
     Args:
-      kernel: Whether all dimensions of a layer count (ERK), or the last two only,
+      kernel: Whether all dimensions of a layer count (ERK), or only the last two,
         inputs and outputs.
       power: How strong the differences are; 0 makes all densities equal. Static.
 
     Returns:
-      An :class:`Allocation`. Equal totals are divided equally, traced or not.
+      An :class:`Allocation`. It divides a total the same way, traced or not.
 
     Raises:
       ValueError: ``power`` is not a finite number.

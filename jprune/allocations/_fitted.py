@@ -17,26 +17,26 @@ _STEPS = 256  # of the way from all units to the fit's
 
 @recorded
 def fitted(fit: Fit) -> Allocation:
-    r"""The counts that :func:`jprune.search.fit` found, and those on the way there.
+    r"""Keeps in each pool the number of units that :func:`jprune.search.fit` found.
 
-    At ``fit.sparsity`` each pool keeps exactly ``fit.counts``. Below it, pools of
-    :math:`N_p` units with :math:`n_p` in the fit keep
+    At ``fit.sparsity`` each pool keeps exactly ``fit.counts``. At lower sparsities, a
+    pool of :math:`N_p` units for which the fit keeps :math:`n_p` keeps
 
     .. math:: N_p^{1-a} n_p^a, \qquad 0 \le a \le 1,
 
     rounded so that the total is exact and no pool's count rises with the sparsity. So
-    under a schedule that ends at ``fit.sparsity``, what is pruned stays pruned.
+    pruned units stay pruned under a schedule that rises to ``fit.sparsity``.
 
     Args:
       fit: What :func:`jprune.search.fit` returned.
 
     Returns:
-      An :class:`Allocation`. A number above ``fit.sparsity`` is refused; a schedule or
-      a traced number above it stays at the fit.
+      An :class:`Allocation`. It refuses a number above ``fit.sparsity``; a schedule or
+      a traced number above it gives the counts of the fit.
 
     Raises:
-      ValueError: Here if ``fit`` is none; when used, for other pools than those of
-        the fit.
+      ValueError: Here if ``fit`` is not a fit; when used, if the pools are not those
+        of the fit.
 
     References:
       The rounding is that of :func:`erdos_renyi`.

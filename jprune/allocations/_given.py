@@ -13,24 +13,24 @@ from jprune.allocations._base import Allocation, Pools
 
 @recorded
 def given(shares: Mapping[str, float]) -> Allocation:
-    """As much as you say, of each leaf or pool of units.
+    """Removes the shares that you give, by leaf or pool of units.
 
-    A pool of ``n`` units loses ``round(sparsity * share * n)`` of them. With a
-    sparsity of 1 shares are the numbers as they are written; a schedule from 0 to 1
+    A pool of ``n`` units loses ``round(sparsity * share * n)`` of them. With
+    ``sparsity=1`` shares are the sparsities of the leaves; a schedule from 0 to 1
     leads to them gradually.
 
     Args:
-      shares: Regular expressions, each with the share of what it matches, in
-        [0, 1]. They are searched in a leaf's path; for :func:`jprune.units` in each
-        ``path[axis]`` that a pool's units are parts of. The first that matches
-        counts; what none matches keeps all. Static.
+      shares: A dict from regular expressions to shares in [0, 1]. An expression is
+        searched in the paths of leaves, and with :func:`jprune.units` in each
+        ``path[axis]`` that a pool's units are parts of. The first one that matches
+        is used; a leaf that none matches keeps all its units. Static.
 
     Returns:
-      An :class:`Allocation`; goes with every structure.
+      An :class:`Allocation`, for every structure.
 
     Raises:
-      ValueError: Here if a key is no regular expression or a share no number in
-        [0, 1]; when used, if one matches nothing.
+      ValueError: Here if a key is not a regular expression or a share not a number
+        in [0, 1]; when used, if an expression matches nothing.
 
     >>> import jax.numpy as jnp, jprune
     >>> params = {"a": jnp.arange(8.).reshape(2, 4), "b": jnp.arange(8.).reshape(2, 4)}

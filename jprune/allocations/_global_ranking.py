@@ -22,26 +22,25 @@ _NORMALIZATIONS = (None, "l2", "lamp")
 def global_ranking(
     normalize: str | None = None, min_density: float = 0.0
 ) -> Allocation:
-    r"""One ranking of all units: leaves that matter less lose more.
+    r"""Ranks the units of all leaves together: less important leaves lose more.
 
-    Structures whose pools must be alike (``fan_in``, ``n_m``) are refused.
+    Structures whose pools must keep equal numbers (``fan_in``, ``n_m``) are refused.
 
     Args:
       normalize: What makes scores of different layers comparable. ``"l2"``
         divides by the norm of the layer's scores. ``"lamp"`` divides the square
         of each score by the sum of the squares that are not smaller in its
-        layer: :math:`s_u^2 / \sum_{v \ge u} s_v^2`. It is made for scores that
-        are not negative; negative ones stay as they are, behind all others.
-        Ranked are their roots times a power of two, so that no order is lost.
+        layer: :math:`s_u^2 / \sum_{v \ge u} s_v^2`. It is meant for scores that
+        are not negative; negative scores stay as they are and rank last. The
+        roots are ranked, times a power of two, so that no order is lost.
       min_density: Every layer keeps at least this fraction of its units, rounded
-        up, by its own best. A number that would leave less is refused where it is
-        used; where a schedule or a traced sparsity would, that is what stays.
-        Static.
+        up: those with the best scores. A number as sparsity that would leave less
+        is refused when used; a schedule or a traced sparsity stops there. Static.
 
     Returns:
-      An :class:`Allocation`; the total is exact, and without ``min_density`` a
-      leaf may be lost whole. ``"lamp"`` sorts each layer, and gathers a layer
-      that a mesh divides for that; ``min_density`` selects once more.
+      An :class:`Allocation`. The total is exact; without ``min_density`` a leaf
+      may lose all its units. ``"lamp"`` sorts each layer, and gathers a layer
+      that is sharded; ``min_density`` costs a second selection.
 
     Raises:
       ValueError: An unknown ``normalize``, or ``min_density`` outside [0, 1].

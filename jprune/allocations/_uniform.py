@@ -9,10 +9,10 @@ from jprune.allocations._base import Allocation, Pools
 
 @recorded
 def uniform() -> Allocation:
-    """The same sparsity in every pool, each rounded by itself.
+    """Removes the same fraction of every pool, rounded for each pool.
 
     Returns:
-      An :class:`Allocation`; goes with every structure.
+      An :class:`Allocation`, for every structure.
 
     >>> import jax.numpy as jnp, jprune
     >>> params = {"a": jnp.array([[1., 2.]]), "b": jnp.array([[30., 40.]])}

@@ -1,4 +1,4 @@
-"""Criteria: what matters. Higher scores are kept."""
+"""Criteria score weights. The weights with the highest scores are kept."""
 
 from jprune.criteria._activation import activation as activation
 from jprune.criteria._base import Criterion as Criterion

@@ -12,25 +12,26 @@ from jprune.criteria._inputs import Inputs, by_inputs, inputs_of
 def activation(stats: Stats) -> Criterion:
     r"""Keeps the weights that add most to their output: :math:`|w_{ij}| \|x_i\|_2`.
 
-    :math:`\|x_i\|_2` is the norm of the input of the weight, over all rows that
-    were seen. Of a weight that stands in several products the squares of these
-    add. With ``structure=fan_in()`` this is Wanda. With :func:`jprune.units` the
-    score of a unit is that of what reads it, :math:`\|a\|_2 \|W_{out}\|_2`: the
-    root of the sum of squares over the rows that are multiplied with it.
+    :math:`\|x_i\|_2` is the norm of the weight's input over all rows that
+    ``calibrate`` saw. If a weight is used in several products, the squares of these
+    norms are added. With ``structure=fan_in()`` this is Wanda. With
+    :func:`jprune.units` the score of a unit is :math:`\|a\|_2 \|W_{out}\|_2`: the
+    root of the sum of squares over the rows of kernels that read the unit.
 
     Args:
-      stats: What :func:`jprune.calibrate` returned. Its parameters and those that
-        are pruned are matched by the ends of their paths, so statistics of a Linen
-        module's variables serve for ``variables["params"]``.
+      stats: What :func:`jprune.calibrate` returned. Its parameters are matched with
+        the pruned ones by the ends of their paths, so statistics of a Linen
+        module's variables work for ``variables["params"]``.
 
     Returns:
-      A :class:`Criterion`; its state are the norms, in float32 at least, like the
-      parameters. An input that was never active scores 0. It keeps what it needs
-      of ``stats``: one number for each input.
+      A :class:`Criterion`. Its state holds the norms, in float32 at least, like the
+      parameters. An input that was never active scores 0. Of ``stats`` it keeps
+      only one number for each input.
 
     Raises:
-      ValueError: ``stats`` are none; when used, if a selected parameter, or all that
-        reads a pool of units, has no statistics, or a parameter has another shape.
+      ValueError: ``stats`` is not from ``calibrate``; when used, if a selected
+        parameter has no statistics or another shape, or no parameter that reads a
+        pool of units has statistics.
 
     References:
       Sun et al., `A Simple and Effective Pruning Approach for Large Language Models

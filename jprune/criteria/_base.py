@@ -13,10 +13,10 @@ from jprune._core.typing import Tree
 
 
 class Criterion(NamedTuple):
-    """How weights are scored.
+    """Scores weights; those with the highest scores are kept.
 
-    Trees are like the parameters, with ``optax.MaskedNode`` where nothing is
-    pruned; ``grads`` and ``key`` may be None.
+    All trees are like the parameters, with ``optax.MaskedNode`` where nothing is
+    pruned. ``grads`` and ``key`` may be None.
     """
 
     init: Callable[[Tree], Any]  # params -> state

@@ -17,27 +17,29 @@ from jprune.criteria._inputs import Inputs, by_inputs, inputs_of
 def curvature(stats: Stats, damping: float = 0.01) -> Criterion:
     r"""Keeps the weights that others can replace least: :math:`w_{ij}^2 / [H^{-1}]_{ii}`.
 
-    That is, times two, by how much the squares of the outputs' errors rise without
-    the weight once the others of its output are the best for it. :math:`H` is the
-    sum of :math:`x x^T` over all rows that were seen, of centred :math:`x` where
-    outputs have a bias, which takes up the mean. With :func:`jprune.units` the score
-    of a unit is the sum over the rows that are multiplied with it.
+    Without damping, the score is how much the sum of the output's squared errors
+    rises if the weight is removed and the others of its output are refitted.
+    :math:`H` is the sum of :math:`x x^T` over all rows that ``calibrate`` saw. If
+    outputs have a bias, :math:`x` is centred, because the bias can take up the mean.
+    With :func:`jprune.units` the score of a unit is the sum over the rows of kernels
+    that read it.
 
     Args:
       stats: What :func:`jprune.calibrate` returned; matched as for
         :func:`activation`.
-      damping: The multiple of the mean of the diagonal of :math:`H` that is added to
-        the diagonal.
+      damping: This multiple of the mean of the diagonal of :math:`H` is added to the
+        diagonal.
 
     Returns:
-      A :class:`Criterion`; its state are the roots of :math:`1 / [H^{-1}]_{ii}`, in
-      float32 at least, like the parameters. An input that was never active, or never
-      varied where there is a bias, scores 0. Cost: one Cholesky factor of each
-      Gram, here.
+      A :class:`Criterion`. Its state holds the roots of :math:`1 / [H^{-1}]_{ii}`, in
+      float32 at least, like the parameters. An input that was never active scores 0;
+      so does one that never varied if there is a bias. Cost: one Cholesky factor of
+      each Gram matrix, computed here.
 
     Raises:
-      ValueError: ``stats`` are none, ``damping`` is no number of at least 0, or is
-        too small: :math:`H` is singular; when used, as :func:`activation`.
+      ValueError: ``stats`` is not from ``calibrate``; ``damping`` is not a number of
+        at least 0, or so small that :math:`H` is singular; when used, as
+        :func:`activation`.
 
     References:
       Hassibi and Stork, `Second order derivatives for network pruning: Optimal Brain

@@ -12,14 +12,14 @@ from jprune.criteria._base import Criterion, required, stateless
 
 @recorded
 def custom(fn: Callable[..., Tree], *, grads: bool = False) -> Criterion:
-    """Keeps what a function of yours scores highest.
+    """Keeps the weights that your own function scores highest.
 
     Args:
       fn: ``params -> scores``; with ``grads=True`` ``(params, grads) -> scores``.
         All are trees; leaves that are not pruned are ``optax.MaskedNode``.
-        Scores are a floating tree like ``params``. If they have signs that
-        matter, let the structure pool by ``"mean"`` or ``"max"``.
-      grads: Whether ``fn`` gets gradients, which are then needed, as for
+        Scores are a floating tree like ``params``. If their signs matter, let the
+        structure pool by ``"mean"`` or ``"max"``.
+      grads: Whether ``fn`` gets gradients. They are then required, as for
         :func:`gradient`.
 
     Returns:
@@ -27,7 +27,7 @@ def custom(fn: Callable[..., Tree], *, grads: bool = False) -> Criterion:
       :class:`Criterion`.
 
     Raises:
-      ValueError: ``fn`` is no function of so many arguments; when used, if
+      ValueError: ``fn`` is not a function of these arguments; when used, if
         gradients are missing.
 
     >>> import jax, jax.numpy as jnp, jprune

@@ -14,15 +14,16 @@ def fisher() -> Criterion:
 
       S_i = \sum_t (w_i^{(t)} g_i^{(t)})^2
 
-    over all updates so far. The mean of :math:`g^2` estimates the diagonal of
-    the Fisher information, which near a minimum is that of the Hessian; half of
-    it times :math:`w_i^2` is what the loss rises by without :math:`w_i`. Needs
-    gradients, as :func:`gradient`; the smaller the batches, the better the
-    estimate. Products below 1e-19 have squares that float32 takes for 0, so that
-    their order is lost; :func:`taylor` keeps it.
+    The sum is over all updates so far. The mean of :math:`g^2` estimates the
+    diagonal of the Fisher information, which near a minimum is that of the Hessian.
+    Without :math:`w_i` the loss rises by about half of it times :math:`w_i^2`.
+
+    It needs gradients, as :func:`gradient` does. The smaller the batches, the better
+    the estimate. Products below 1e-19 lose their order, because their squares are 0
+    in float32; :func:`taylor` keeps their order.
 
     Returns:
-      A :class:`Criterion`; its state are the sums, in float32 at least, like the
+      A :class:`Criterion`. Its state holds the sums, in float32 at least, like the
       parameters. Cost: one fused pass per update.
 
     References:

@@ -42,39 +42,40 @@ def gauss_newton(
     key: Any = 0,
     **static: Any,
 ) -> Criterion:
-    r"""Keeps the weights that the outputs feel most, to first order, without labels.
+    r"""Keeps the weights that change the outputs most, to first order; no labels.
 
     .. math::
 
       S_i = \Big(\frac1R \sum_{r=1}^R (w_i\, g_i^{(r)})^2\Big)^{1/2}, \qquad
       g^{(r)} = \nabla_w \langle v^{(r)}, f(w, x) \rangle
 
-    with random signs :math:`v`, one for each entry of the outputs. In the mean
-    :math:`S_i^2` is :math:`w_i^2` times the diagonal of the Gauss-Newton matrix of
-    squared errors, a sum over the samples of the batch and the outputs: signs are
-    independent, so no sample needs a gradient of its own. With :func:`jprune.units` the
-    products :math:`w g` of all that reads a unit are summed up before they are
-    squared: that is the gradient with respect to a gate on the unit.
+    Here :math:`v` are random signs, one for each entry of the outputs. The expected
+    value of :math:`S_i^2` is :math:`w_i^2` times the diagonal of the Gauss-Newton
+    matrix of squared errors, summed over the samples of the batch and the outputs.
+    The signs are independent, so no gradient per sample is needed. With
+    :func:`jprune.units` the products :math:`w g` of all weights that read a unit are
+    summed before they are squared: this is the gradient with respect to a gate on
+    the unit.
 
     Args:
       fn: Any differentiable function of parameters and arrays. Only its floating
         outputs count.
-      params: Its parameters. They and those that are pruned are matched by the ends
-        of their paths.
+      params: Its parameters. They are matched with the pruned ones by the ends of
+        their paths.
       batch: The tuple of further arguments; anything else is the only argument.
-      samples: How many draws of signs, :math:`R`, each a backward pass. Static.
+      samples: Number of draws of signs, :math:`R`; each is a backward pass. Static.
       key: A seed or a random key of any form.
       **static: Keyword arguments of ``fn``; no arrays.
 
     Returns:
-      A :class:`Criterion`; its state are the scores at these parameters, in float32
-      at least, and for units ``samples`` sums along each axis. It holds them,
-      pickles with them and prints them; ``fn`` and ``batch`` are needed no more.
+      A :class:`Criterion`. Its state holds the scores at these parameters, in float32
+      at least, and for units ``samples`` sums along each axis. The criterion stores
+      them, also when it is pickled or printed; it no longer needs ``fn`` or ``batch``.
 
     Raises:
-      ValueError: ``fn`` is no function of these arguments or returns nothing floating,
-        ``samples`` is no positive integer, ``key`` no key, or a gradient is not
-        finite; when used, if a selected parameter was not among ``params``.
+      ValueError: ``fn`` does not take these arguments or returns nothing floating,
+        ``samples`` is not a positive integer, ``key`` is not a key, or a gradient is
+        not finite; when used, if a selected parameter was not among ``params``.
 
     References:
       Dangel et al., `BackPACK <https://arxiv.org/abs/1912.10985>`_, 2020, section 2.3

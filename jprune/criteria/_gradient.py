@@ -16,7 +16,7 @@ from jprune.criteria._base import Criterion, product, required, stateless
 def gradient() -> Criterion:
     r"""Keeps the weights with the largest gradients: :math:`|g|`.
 
-    Needs gradients: ``find_masks(grads=...)``, or
+    It needs gradients: pass ``find_masks(grads=...)``, or put
     :func:`jprune.with_gradients` around the chain.
 
     Returns:
@@ -45,34 +45,36 @@ def gradient() -> Criterion:
 def taylor(
     form: Literal["absolute", "signed", "squared"] = "absolute",
 ) -> Criterion:
-    r"""Keeps the weights whose loss, to first order, is felt most.
+    r"""Keeps the weights whose removal changes the loss most, to first order.
 
     Without the weights :math:`S` the loss changes by about
-    :math:`-\sum_{i \in S} w_i g_i`. Needs gradients, as :func:`gradient`.
+    :math:`-\sum_{i \in S} w_i g_i`. It needs gradients, as :func:`gradient` does.
 
     Args:
       form: How the products :math:`w_i g_i` make the score of a weight, and of
         a unit whose weights a structure pools. Static.
 
         - ``"absolute"``: :math:`|w_i g_i|`, then pooled: products of either
-          sign count as much. Pooled by L2, units rank by
+          sign count the same. Pooled by L2, units rank by
           :math:`\sum_i (w_i g_i)^2` (Molchanov et al. 2019).
-        - ``"signed"``: :math:`-w_i g_i`, then pooled: what helps by leaving
-          goes first. Pooled by the mean, units rank by the change of the loss.
+        - ``"signed"``: :math:`-w_i g_i`, then pooled: weights whose removal lowers
+          the loss go first. Pooled by the mean, units rank by the change of the
+          loss.
         - ``"squared"``: :math:`w_i g_i`, pooled, then squared. Pooled by the
           mean, units rank by :math:`(\sum_i w_i g_i)^2`: products of opposite
           sign cancel (the group form of Molchanov et al. 2019). The score is
           the magnitude, which has the order of the square.
 
-        The last two are meant for structures that pool by the mean. A norm,
-        their default, is that of the positive scores less that of the negative
-        ones. Of single weights ``"squared"`` ranks as ``"absolute"`` does.
+        The last two are meant for structures that pool by the mean. If a structure
+        pools by a norm, as by default, the norm of the negative scores is subtracted
+        from that of the positive ones. ``"squared"`` ranks single weights as
+        ``"absolute"`` does.
 
     Returns:
       A :class:`Criterion` without state; scores in float32 at least.
 
     Raises:
-      ValueError: Another ``form``; when used, if gradients are missing.
+      ValueError: ``form`` is unknown; when used, if gradients are missing.
 
     References:
       Molchanov et al., `Pruning Convolutional Neural Networks for Resource

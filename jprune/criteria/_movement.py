@@ -14,14 +14,14 @@ def movement() -> Criterion:
 
       S_i = -\sum_t w_i^{(t)} g_i^{(t)}
 
-    over all updates so far: positive where gradient descent makes
-    :math:`|w_i|` grow. Made for fine-tuning. What is pruned is zero and moves no
-    more: its score stays. Where a structure pools by a norm, its default, that of
-    the negative scores is taken from that of the positive ones. Needs gradients,
-    as :func:`gradient`.
+    The sum is over all updates so far. It is positive where gradient descent makes
+    :math:`|w_i|` grow. The criterion is meant for fine-tuning. A pruned weight is
+    zero, so its score does not change. If a structure pools by a norm, as by
+    default, the norm of the negative scores is subtracted from that of the positive
+    ones. It needs gradients, as :func:`gradient` does.
 
     Returns:
-      A :class:`Criterion`; its state are the sums, in float32 at least, like the
+      A :class:`Criterion`. Its state holds the sums, in float32 at least, like the
       parameters. Cost: one fused pass per update.
 
     References:

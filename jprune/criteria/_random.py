@@ -14,8 +14,8 @@ from jprune.criteria._base import Criterion, stateless
 def random() -> Criterion:
     """Keeps weights at random: the baseline that every criterion must beat.
 
-    Needs a key: ``find_masks(key=...)``, or the ``key`` of ``prune``, which is
-    folded with the update count, so that a resumed run draws the same.
+    It needs a key: pass ``find_masks(key=...)`` or ``prune(key=...)``. ``prune``
+    folds the update count into the key, so a resumed run draws the same scores.
 
     Returns:
       A :class:`Criterion` without state; float32 scores, uniform in [0, 1), the

@@ -19,20 +19,19 @@ def snip(
 ) -> Criterion:
     r"""Keeps the connections that matter before any training: :math:`|w g|`.
 
-    The gradients :math:`g` are those of ``loss(params, batch)`` at these
-    parameters; whatever gradients come later, the scores stay. The published
-    method ranks all connections of the network together:
-    ``allocation=global_ranking()``.
+    The gradients :math:`g` are those of ``loss(params, batch)``, taken once at these
+    parameters; later gradients do not change the scores. The published method ranks
+    all connections of the network together: ``allocation=global_ranking()``.
 
     Args:
       loss: ``(params, batch) -> scalar``, differentiable.
-      params: The parameters at initialisation: the tree to be pruned, whole.
-      batch: What ``loss`` needs beside them; the larger, the steadier.
+      params: The parameters at initialisation: the whole tree to be pruned.
+      batch: The other argument of ``loss``; a larger batch gives steadier scores.
 
     Returns:
-      A :class:`Criterion`; its state are the scores, in float32 at least, matched_to
-      the parameters. It holds them, pickles with them and prints them; ``loss``,
-      ``params`` and ``batch`` are needed no more.
+      A :class:`Criterion`. Its state holds the scores, in float32 at least, like the
+      parameters. The criterion stores them, also when it is pickled or printed; it
+      no longer needs ``loss``, ``params`` or ``batch``.
 
     References:
       Lee et al., `SNIP: Single-shot Network Pruning based on Connection

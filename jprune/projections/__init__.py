@@ -1,8 +1,8 @@
 """Projections and proximal maps of whole trees, ``tree -> tree``.
 
-A projection goes to the nearest point of a set. A threshold is the proximal map
-of a penalty: it goes to the point that minimises the penalty plus half the
-squared distance, and goes on when applied again.
+A projection maps a tree to the nearest point of a set. A threshold is the proximal
+map of a penalty: it maps a tree to the point that minimises the penalty plus half
+the squared distance. Applied again, a threshold moves the tree further.
 """
 
 from jprune.projections._frobenius_ball import frobenius_ball as frobenius_ball

@@ -22,10 +22,10 @@ def frobenius_ball(radius: Scalar) -> Projection:
       P(W) = \arg\min_{\|V\|_F \le r} \|W - V\|_F
            = W \cdot \min(1, r / \|W\|_F)
 
-    where :math:`\|W\|_F` runs over all entries of all leaves: the constraint of
-    problems 2 and 3 of automatic pruning and optimisation. (On a matrix
-    ``optax.projections.projection_l2_ball`` is the same in exact arithmetic; it
-    returns zeros in float16 once the sum of squares overflows.)
+    The norm is over all entries of all leaves. This is the constraint of problems 2
+    and 3 of automatic pruning and optimisation.
+    (``optax.projections.projection_l2_ball`` is the same in exact arithmetic, but
+    returns zeros in float16 if the sum of squares overflows.)
 
     Args:
       radius: :math:`r > 0`, a number or a traced scalar.

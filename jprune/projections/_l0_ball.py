@@ -12,28 +12,29 @@ from jprune.selection import top_k_mask
 
 @recorded
 def l0_ball(max_nonzero: int | jax.typing.ArrayLike) -> Projection:
-    r"""Projects a tree onto the trees with at most so many nonzero entries.
+    r"""Projects a tree onto the trees with at most ``max_nonzero`` nonzero entries.
 
     .. math::
 
       P(w) = \arg\min_{\|v\|_0 \le k} \|w - v\|_2
 
-    The :math:`k` largest entries of the whole tree stay as they are. The set is
-    not convex: equals are decided by their order, as in
-    :func:`jprune.selection.top_k_mask`, and points may move apart.
+    It keeps the :math:`k` entries of the whole tree with the largest magnitudes, and
+    sets the others to zero. The set is not convex: ties are broken as in
+    :func:`jprune.selection.top_k_mask`, and the projection may move two points
+    further apart.
 
     Args:
-      max_nonzero: :math:`k \ge 0`, an integer, which may be traced; more than
-        there are entries changes nothing.
+      max_nonzero: :math:`k \ge 0`, an integer, which may be traced. A number above
+        that of entries changes nothing.
 
     Returns:
       A function of a tree of floating arrays to a tree of the same shapes and
-      dtypes; what stays keeps its bits.
+      dtypes; entries that are kept keep their bits.
 
     Raises:
       ValueError: ``max_nonzero`` is not an integer, or negative.
 
-    Cost: that of :func:`jprune.selection.top_k_mask`, and one pass.
+    Cost: that of :func:`jprune.selection.top_k_mask`, plus one pass.
 
     References:
       Blumensath and Davies, `Iterative Thresholding for Sparse Approximations

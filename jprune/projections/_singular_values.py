@@ -22,7 +22,7 @@ def spectral_ball(
     out_axis: int | Sequence[int] = -1,
     batch_axis: int | Sequence[int] = (),
 ) -> Projection:
-    r"""Projects every matrix onto the ball of the spectral norm.
+    r"""Projects every matrix of a tree onto the ball of the spectral norm.
 
     .. math::
 
@@ -34,8 +34,8 @@ def spectral_ball(
 
     Args:
       radius: :math:`r > 0`, a number or a traced scalar.
-      out_axis: The axes of output units, folded into the columns of the matrix;
-        the others are folded into its rows, as in the fan-in of
+      out_axis: The axes of output units: they are merged into the columns of the
+        matrix, and the other axes into its rows, as in the fan-in of
         ``jax.nn.initializers``. A vector is one column. Static, as is
         ``batch_axis``.
       batch_axis: Axes along which a leaf holds separate matrices.
@@ -49,13 +49,13 @@ def spectral_ball(
       ValueError: A concrete radius is not a positive number; when used, if an
         axis does not fit a leaf.
 
-    Cost: one singular value decomposition per matrix, which no mesh divides and
-    which may cost more than the step: see ``every`` of :func:`jprune.project`.
+    Cost: one singular value decomposition per matrix. It is not sharded, and may
+    cost more than the training step: see ``every`` of :func:`jprune.project`.
 
     References:
       Sedghi et al., `The Singular Values of Convolutional Layers
-      <https://arxiv.org/abs/1805.10408>`_, 2019, section 3, for the projection
-      (of the convolution; this one is of the kernel).
+      <https://arxiv.org/abs/1805.10408>`_, 2019, section 3, for the projection.
+      They project the convolution, and this function the kernel.
 
     >>> import jax.numpy as jnp, jprune
     >>> jprune.projections.spectral_ball(1.)(jnp.diag(jnp.array([3., .5])))
@@ -84,9 +84,9 @@ def nuclear(
       P(U \operatorname{diag}(s) V^T) = U \operatorname{diag}(\max(s - t, 0)) V^T
       = \arg\min_Z \tfrac12 \|U \operatorname{diag}(s) V^T - Z\|_F^2 + t \|Z\|_*
 
-    The proximal map of the nuclear norm (the sum of singular values), and no
-    projection, as :func:`soft_threshold`. What it brings to rank zero is exactly
-    zero; ranks in between are low up to rounding.
+    It is the proximal map of the nuclear norm, the sum of singular values, and not a
+    projection, as :func:`soft_threshold`. A matrix of rank zero is exactly zero;
+    other low ranks hold up to rounding.
 
     Args:
       threshold: :math:`t \ge 0`, a number or a traced scalar.
@@ -101,7 +101,7 @@ def nuclear(
       ValueError: A concrete threshold is negative or NaN; when used, if an axis
         does not fit a leaf.
 
-    Cost: as of :func:`spectral_ball`.
+    Cost: that of :func:`spectral_ball`.
 
     References:
       Cai et al., `A Singular Value Thresholding Algorithm for Matrix Completion

@@ -17,26 +17,26 @@ from jprune.projections._leaves import axes_of
 
 @recorded
 def soft_threshold(threshold: Scalar) -> Projection:
-    r"""Moves every entry towards zero by ``threshold``: lasso.
+    r"""Moves every entry towards zero by ``threshold``, as the lasso does.
 
     .. math::
 
       P(w) = \arg\min_v \tfrac12 \|w - v\|_2^2 + t \|v\|_1
            = \operatorname{sign}(w) \max(|w| - t, 0)
 
-    The proximal map of :math:`t \|\cdot\|_1`, which is no projection: it never
-    takes points further apart, but applied again it goes on. It is the identity
-    minus ``optax.projections.projection_linf_ball``.
+    It is the proximal map of :math:`t \|\cdot\|_1`, and not a projection: applied
+    again, it moves entries further. It never moves two points further apart. It is
+    the identity minus ``optax.projections.projection_linf_ball``.
 
-    After a step of gradient descent with learning rate :math:`\eta` the penalty
-    :math:`\lambda \|w\|_1` takes :math:`t = \eta \lambda`.
+    For a penalty :math:`\lambda \|w\|_1`, use :math:`t = \eta \lambda` after a step
+    of gradient descent with learning rate :math:`\eta`.
 
     Args:
       threshold: :math:`t \ge 0`, a number or a traced scalar.
 
     Returns:
       A function of a tree of floating arrays to a tree of the same shapes and
-      dtypes; what it puts to zero is exactly zero.
+      dtypes. The zeros are exact.
 
     Raises:
       ValueError: A concrete threshold is negative or NaN.
@@ -68,28 +68,28 @@ def group_soft_threshold(
     out_axis: int | Sequence[int] = -1,
     batch_axis: int | Sequence[int] = (),
 ) -> Projection:
-    r"""Moves every group towards zero by ``threshold``: group lasso.
+    r"""Moves every group towards zero by ``threshold``, as the group lasso does.
 
     .. math::
 
       P(W)_g = W_g \max(1 - t / \|W_g\|_2, 0)
              = \arg\min_V \tfrac12 \|W_g - V\|_2^2 + t \|V\|_2
 
-    A group are all weights of one output unit: a column of a dense kernel, a
-    filter of a convolution. A vector is one group. It is a proximal map and no
+    A group is all weights of one output unit: a column of a dense kernel, or a
+    filter of a convolution. A vector is one group. It is a proximal map and not a
     projection, as :func:`soft_threshold`.
 
     Args:
       threshold: :math:`t \ge 0`, a number or a traced scalar.
-      out_axis: The axes of output units; all indices of the others, concatenate_many,
-        are one group. ``-2`` groups a dense kernel by inputs. Static, as is
-        ``batch_axis``; as in ``jax.nn.initializers``.
+      out_axis: The axes of output units, as in ``jax.nn.initializers``. For each of
+        their indices, the entries along all other axes form one group. ``-2`` groups
+        a dense kernel by inputs. Static, as is ``batch_axis``.
       batch_axis: Axes along which a leaf holds separate layers.
 
     Returns:
       A function of a tree of floating arrays to a tree of the same shapes and
-      dtypes; what it puts to zero is exactly zero. Norms accumulate in float32
-      at least and can't overflow.
+      dtypes. The zeros are exact. Norms accumulate in float32 at least and can't
+      overflow.
 
     Raises:
       ValueError: A concrete threshold is negative or NaN; when used, if an axis

@@ -1,9 +1,9 @@
-"""Which units stay: exact selection of the k best, by counting.
+"""Selects exactly the k best units, by counting instead of sorting.
 
-Floats order like their bit patterns, so the k-th largest score is found by
-bracketing it: count the scores at or under a few keys, keep the keys next to
-the wanted count, go on. A small sorted sample says where to begin; where all
-units are few, they are sorted themselves. On a mesh only counts travel.
+Floats are ordered like their bit patterns, so the k-th largest score can be
+bracketed: count the scores at or below a few keys, keep the two keys next to the
+wanted count, and repeat. A small sorted sample gives the first keys; a small number
+of units is sorted itself. On a mesh, devices exchange only counts.
 """
 
 from jprune.selection.top_k import top_k_mask as top_k_mask

@@ -14,17 +14,17 @@ from jprune.selection.select import select
 
 
 def top_k_mask(scores: Tree, k: jax.typing.ArrayLike) -> Masks:
-    """Marks the ``k`` largest scores of a whole tree, exactly.
+    """Marks exactly the ``k`` largest scores of a whole tree.
 
-    The order is that of ``jnp.argsort(descending=True, stable=True)`` over the
-    leaves one after the other: NaN first, -0 equal to 0, ties by leaf and then
-    by flat index.
+    The order is that of ``jnp.argsort(descending=True, stable=True)`` over all
+    leaves in turn: NaN comes first, -0 equals 0, and ties are broken by leaf and
+    then by flat index.
 
     Args:
       scores: A tree of floating arrays of any shapes and precisions; ``None``
-        and ``optax.MaskedNode`` are passed over.
-      k: How many to mark, an integer from 0 to the number of scores. It may be
-        traced; a traced ``k`` outside is clipped.
+        and ``optax.MaskedNode`` are skipped.
+      k: How many to mark, an integer from 0 to the number of scores. A traced
+        ``k`` outside this range is clipped.
 
     Returns:
       A tree like ``scores`` of bool arrays with exactly ``k`` True.
@@ -33,8 +33,8 @@ def top_k_mask(scores: Tree, k: jax.typing.ArrayLike) -> Masks:
       ValueError: A leaf is not floating, or a concrete ``k`` is no integer from
         0 to the number of scores.
 
-    Cost: a few passes that count and one that writes the mask; more with scores
-    that no interpolation fits, and if equal scores must be divided.
+    Cost: a few passes that count and one that writes the mask. More are needed if
+    interpolation does not fit the scores, or to break ties.
 
     >>> import jax.numpy as jnp, jprune
     >>> jprune.selection.top_k_mask({"a": jnp.array([3., 1.]), "b": 2.}, 2)

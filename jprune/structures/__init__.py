@@ -1,17 +1,17 @@
-"""Structures: in what shape. Units are what is kept or lost together.
+"""Structures say which weights form a unit: units are kept or removed whole.
 
 Axes are named as in ``jax.nn.initializers``: ``in_axis`` is contracted,
-``out_axis`` makes outputs, ``batch_axis`` holds layers that are stacked (a
-scan's, say), and what is left is a convolution's window. Each is an int or a
-sequence of ints; several are read as one merged axis, in the given order. Of two
-axes the first is contracted unless you say otherwise. Of more axes, and of a leaf
-called ``weight``, you say which is which, or ``axes=jprune.trace_products(...)`` does.
+``out_axis`` makes outputs, ``batch_axis`` stacks layers (as a scan does), and any
+other axis is the window of a convolution. Each is an int or a sequence of ints;
+several are read as one merged axis, in the given order. If a leaf has two axes, the
+first is contracted unless you say otherwise. If it has more, or is called
+``weight``, pass the axes, or ``axes=jprune.trace_products(...)``, which finds them.
 
-The score of a unit is pooled from its weights' by ``pooling``: ``"l2"``
+``pooling`` makes the score of a unit from the scores of its weights: ``"l2"``
 (:math:`\\sqrt{\\sum s^2}`, the default), ``"l1"`` (:math:`\\sum |s|`), ``"mean"``
-or ``"max"`` (of the scores as they are, which may be negative). Of criteria whose
-signs count, ``movement()`` for one, the first two are the norm of the positive
-scores less that of the negative ones.
+or ``"max"`` (of the scores as they are, which may be negative). For criteria with
+signed scores, such as ``movement()``, the first two are the norm of the positive
+scores minus the norm of the negative ones.
 """
 
 from jprune.structures._base import First as First

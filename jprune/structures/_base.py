@@ -38,11 +38,11 @@ class First(NamedTuple):
 
 
 class Structure(NamedTuple):
-    """How weights form units, and units pools.
+    """Defines how weights form units, and how units form pools.
 
     Scores of units have the shape ``[pools, ...]``: axis 0 indexes pools, each
-    with a count of its own; the other axes are units. Where ``few_units``, it is
-    ``[..., units]``: pools of few units, which lie along the last axis.
+    with a count of its own, and the other axes index units. With ``few_units`` the
+    shape is ``[..., units]``: each pool has few units, along the last axis.
     """
 
     to_units: Callable[[Tree], Tree]  # scores of weights -> scores of units

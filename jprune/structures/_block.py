@@ -22,26 +22,28 @@ def block(
     batch_axis: Axis = (),
     axes: Products | None = None,
 ) -> Structure:
-    """Boxes of weights are kept or lost whole.
+    """Keeps or removes rectangular blocks of weights.
 
-    The last entry of ``shape`` is along the outputs, the one before along the
-    inputs, further ones along the last axes of a convolution's window; axes for
-    which there is no entry are not divided. Blocks at an edge are smaller where
-    an entry does not divide its axis; pooled by a sum they then score lower.
+    The last entry of ``shape`` is the size along the outputs, the one before it
+    along the inputs, and further ones along the last axes of a convolution's
+    window. An axis without an entry is not divided. If an entry does not divide
+    its axis, the blocks at the edge are smaller; pooled by a sum, they score lower.
 
     Args:
       shape: The sizes of a block, for example ``(32, 32)``. Static.
-      pooling: ``"l2"``, ``"l1"``, ``"mean"`` or ``"max"``, of a unit's scores.
+      pooling: ``"l2"``, ``"l1"``, ``"mean"`` or ``"max"``: how the scores of a
+        unit's weights are pooled.
       in_axis: Axes of inputs; several are merged in the given order. None: the
-        first of two, beside those that stack layers. A leaf with more, or called
-        ``weight`` (which Equinox and PyTorch hold as [out, in]), is refused.
-      out_axis: Axes of outputs, likewise. None: the second of two.
+        first of two, not counting ``batch_axis``. A leaf with more axes, or called
+        ``weight`` (Equinox and PyTorch store it as [out, in]), is refused.
+      out_axis: Axes of outputs; several are merged in the given order. None: the
+        second of two.
       batch_axis: Axes that stack layers: each index is a pool of its own.
-      axes: What :func:`jprune.trace_products` returned, in place of all three: each
-        leaf's axes as they are really multiplied, whatever its layout is.
+      axes: What :func:`jprune.trace_products` returned, instead of these three:
+        the axes over which each leaf is really multiplied, whatever its layout.
 
     Returns:
-      A :class:`Structure`; goes with every allocation.
+      A :class:`Structure`, for every allocation.
 
     Raises:
       ValueError: Here for a bad ``shape`` or ``pooling``; when used, if the block

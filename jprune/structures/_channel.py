@@ -17,19 +17,20 @@ from jprune.structures.pooling import check_pooling
 def channel(
     axis: Axis = -1, *, pooling: str = "l2", batch_axis: Axis = ()
 ) -> Structure:
-    """Whole slices along an axis: outputs, inputs, heads.
+    """Keeps or removes whole slices along an axis: outputs, inputs or heads.
 
-    Biases and the layers that follow are not touched: a lost output still has
-    its bias.
+    Biases and the layers that follow do not change: an output that is removed
+    still has its bias.
 
     Args:
-      axis: The axis of which each index is a unit; of several axes, each
-        combination of indices.
-      pooling: ``"l2"``, ``"l1"``, ``"mean"`` or ``"max"``, of a unit's scores.
+      axis: The axis whose indices are the units. For several axes, each
+        combination of indices is a unit.
+      pooling: ``"l2"``, ``"l1"``, ``"mean"`` or ``"max"``: how the scores of a
+        unit's weights are pooled.
       batch_axis: Axes that stack layers: each index is a pool of its own.
 
     Returns:
-      A :class:`Structure`; goes with every allocation.
+      A :class:`Structure`, for every allocation.
 
     Raises:
       ValueError: Here for an unknown ``pooling``; when used, if an axis is out of

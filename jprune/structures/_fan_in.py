@@ -24,28 +24,29 @@ def fan_in(
     batch_axis: Axis = (),
     axes: Products | None = None,
 ) -> Structure:
-    """Every output keeps the same number of inputs, whichever they are.
+    """Keeps the same number of inputs for every output, whichever they are.
 
-    A unit is a weight, a pool all weights of one output: of its ``n`` inputs
-    (a convolution's: in every place of the window) a sparsity ``s`` loses
-    ``round(s * n)``. The kernel fits ``[outputs, inputs kept]`` without padding.
+    A unit is a weight, and a pool is all weights of one output. An output with
+    ``n`` inputs (for a convolution, at all places of the window) loses
+    ``round(s * n)`` of them at sparsity ``s``. The kernel can be stored as
+    ``[outputs, inputs kept]`` without padding.
 
-    Under ``erdos_renyi`` each leaf has a number of its own, rounded per output.
-    ``global_ranking``, which promises no equal numbers, is refused.
+    With ``erdos_renyi`` each leaf has its own number, rounded per output.
+    ``global_ranking`` is refused, because its numbers would differ.
 
     Args:
-      in_axis: Axes of inputs. None: the first of two, beside those that stack
-        layers. A leaf with more, or called ``weight`` (which Equinox and PyTorch
-        hold as [out, in]), is refused.
-      out_axis: Axes of outputs: each combination of their indices is one. None:
-        the second of two.
+      in_axis: Axes of inputs. None: the first of two, not counting ``batch_axis``.
+        A leaf with more axes, or called ``weight`` (Equinox and PyTorch store it as
+        [out, in]), is refused.
+      out_axis: Axes of outputs: each combination of their indices is an output.
+        None: the second of two.
       batch_axis: Axes that stack layers.
-      axes: What :func:`jprune.trace_products` returned, in place of all three: each
-        leaf's axes as they are really multiplied, whatever its layout is.
+      axes: What :func:`jprune.trace_products` returned, instead of these three:
+        the axes over which each leaf is really multiplied, whatever its layout.
 
     Returns:
-      A :class:`Structure`. Masks cost a pass per comparison of scores, with two
-      keys and two counts in memory for each output.
+      A :class:`Structure`. To find masks costs a pass per comparison of scores,
+      and the memory of two keys and two counts for each output.
 
     Raises:
       ValueError: When used, if an axis is unknown, out of range for a leaf, or

@@ -20,26 +20,27 @@ def group(
     batch_axis: Axis = (),
     axes: Products | None = None,
 ) -> Structure:
-    """So many consecutive outputs share their inputs.
+    """Keeps the same inputs for each group of ``size`` consecutive outputs.
 
-    A unit is one input of ``size`` outputs (a convolution's: in one place of the
-    window); the last group is smaller where ``size`` does not divide the
+    A unit is one input of ``size`` outputs (for a convolution, at one place of the
+    window). The last group is smaller if ``size`` does not divide the number of
     outputs. A leaf is a pool, so groups may keep different numbers of inputs.
 
     Args:
-      size: Outputs in a group, at least 1. Static.
-      pooling: ``"l2"``, ``"l1"``, ``"mean"`` or ``"max"``, of a unit's scores.
-      in_axis: Axes of inputs. None: the first of two, beside those that stack
-        layers. A leaf with more, or called ``weight`` (which Equinox and PyTorch
-        hold as [out, in]), is refused.
+      size: Number of outputs in a group, at least 1. Static.
+      pooling: ``"l2"``, ``"l1"``, ``"mean"`` or ``"max"``: how the scores of a
+        unit's weights are pooled.
+      in_axis: Axes of inputs. None: the first of two, not counting ``batch_axis``.
+        A leaf with more axes, or called ``weight`` (Equinox and PyTorch store it as
+        [out, in]), is refused.
       out_axis: Axes of outputs; several are merged in the given order. None: the
         second of two.
       batch_axis: Axes that stack layers: each index is a pool of its own.
-      axes: What :func:`jprune.trace_products` returned, in place of all three: each
-        leaf's axes as they are really multiplied, whatever its layout is.
+      axes: What :func:`jprune.trace_products` returned, instead of these three:
+        the axes over which each leaf is really multiplied, whatever its layout.
 
     Returns:
-      A :class:`Structure`; goes with every allocation.
+      A :class:`Structure`, for every allocation.
 
     Raises:
       ValueError: Here for a bad ``size`` or ``pooling``; when used, if a leaf

@@ -28,29 +28,31 @@ def n_m(
     batch_axis: Axis = (),
     axes: Products | None = None,
 ) -> Structure:
-    """Keeps ``n`` of each ``m`` consecutive inputs, as 2:4 hardware asks for.
+    """Keeps ``n`` of every ``m`` consecutive inputs, as 2:4 hardware requires.
 
-    A unit is a weight, a pool ``m`` of them along the contracted axis. At a
-    sparsity ``s`` each pool keeps ``max(n, round(m * (1 - s)))``, so a schedule
-    that ends at ``1 - n / m`` or above passes through legal patterns only. A
-    number that is above ``1 - n / m`` by more than this rounding is refused.
+    A unit is a weight, and a pool is ``m`` consecutive weights along the contracted
+    axis. At sparsity ``s`` each pool keeps ``max(n, round(m * (1 - s)))`` of them.
+    So a schedule that ends at ``1 - n / m`` or above ends at the pattern, with the
+    same number in every pool on the way. A number above ``1 - n / m`` by more than
+    this rounding is refused.
 
-    Under ``erdos_renyi`` the formula holds with each leaf's own sparsity.
-    ``global_ranking``, which promises no equal numbers, is refused.
+    With ``erdos_renyi`` the formula uses each leaf's own sparsity.
+    ``global_ranking`` is refused, because its numbers would differ.
 
     Args:
-      n: How many stay at least, from 0 to ``m``. Static.
-      m: Of how many. Static.
-      in_axis: The contracted axes; several are merged in the given order. None:
-        the first of two, beside those that stack layers. A leaf with more, or called
-        ``weight`` (which Equinox and PyTorch hold as [out, in]), is refused.
+      n: How many inputs each pool keeps at least, from 0 to ``m``. Static.
+      m: The number of inputs in a pool. Static.
+      in_axis: The contracted axes; several are merged in the given order. None: the
+        first of two, not counting ``batch_axis``. A leaf with more axes, or called
+        ``weight`` (Equinox and PyTorch store it as [out, in]), is refused.
       out_axis: Axes of outputs. None: the second of two.
       batch_axis: Axes that stack layers.
-      axes: What :func:`jprune.trace_products` returned, in place of all three: each
-        leaf's axes as they are really multiplied, whatever its layout is.
+      axes: What :func:`jprune.trace_products` returned, instead of these three:
+        the axes over which each leaf is really multiplied, whatever its layout.
 
     Returns:
-      A :class:`Structure`. Masks cost one pass of ``m`` comparisons per weight.
+      A :class:`Structure`. To find masks costs a pass of ``m`` comparisons per
+      weight.
 
     Raises:
       ValueError: Here if ``n > m``; when used, if ``m`` does not divide a leaf's

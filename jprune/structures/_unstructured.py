@@ -14,12 +14,11 @@ from jprune.structures._base import Structure, structure_of
 
 @recorded
 def unstructured(*, batch_axis: Axis = ()) -> Structure:
-    """Every weight is a unit, every leaf a pool.
+    """Keeps or removes single weights, ranked within each leaf.
 
     Args:
-      batch_axis: Axes along which a leaf holds separate layers (a scan's stack
-        of layers, say): each index is a pool of its own. Static; as in
-        ``jax.nn.initializers``.
+      batch_axis: Axes along which a leaf stacks separate layers, as a scan does:
+        each index is a pool of its own. Static; as in ``jax.nn.initializers``.
 
     Returns:
       A :class:`Structure`.
