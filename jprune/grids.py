@@ -1,4 +1,4 @@
-"""Grids: which numbers a weight may be; see :func:`jprune.one_shot`."""
+"""Grids are sets of values to which :func:`jprune.one_shot` rounds weights."""
 
 from jprune.calibration.grids import Grid as Grid
 from jprune.calibration.grids import integer as integer

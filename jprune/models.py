@@ -1,4 +1,4 @@
-"""Flax models for the examples. Imports Flax: ``import jprune.models``."""
+"""Flax models for the examples. ``import jprune.models`` imports Flax."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
@@ -10,10 +10,10 @@ __all__ = ["MLP"]
 
 
 class MLP(nn.Module):
-    """A multilayer perceptron: dense layers with an activation between.
+    """A multilayer perceptron: dense layers with an activation between them.
 
     Attributes:
-      features: Outputs of each layer, the last one the model's.
+      features: Number of outputs of each layer; the last are the model's outputs.
       activation: Applied after every layer but the last.
 
     >>> import jax, jax.numpy as jnp
@@ -40,12 +40,12 @@ class MLP(nn.Module):
         params: Mapping[str, Any],
         activation: Callable[[jax.Array], jax.Array] = nn.relu,
     ) -> Self:
-        """The module that ``params`` belong to, of whatever size they are.
+        """Makes the module that ``params`` belong to, with their sizes.
 
         Args:
           params: Parameters of an :class:`MLP`, with or without the outer
             ``{"params": ...}``.
-          activation: The activation, which parameters don't tell.
+          activation: The activation, which the parameters do not contain.
 
         Raises:
           ValueError: The parameters are not those of an MLP.

@@ -1,4 +1,4 @@
-"""Solvers: how a kernel is pruned and repaired; see :func:`jprune.one_shot`."""
+"""Solvers prune and repair a kernel; see :func:`jprune.one_shot`."""
 
 from jprune.calibration.solvers import Problem as Problem
 from jprune.calibration.solvers import Solver as Solver

@@ -12,10 +12,10 @@ from jprune._core.views import Steps, look, put
 
 
 class Moments(NamedTuple):
-    """Sums over the rows that a kernel was multiplied with, in float32 at least.
+    """Sums over the rows of inputs that a kernel is multiplied with.
 
-    Leading axes are the layers of a scan; ``G`` products go side by side: experts,
-    groups of a convolution, batch axes.
+    They are float32 or wider. Leading axes are the layers of a scan. ``G`` counts
+    parallel products: experts, groups of a convolution, batch axes.
     """
 
     gram: jax.Array  # [..., G, K, K], the sum of x x^T
@@ -24,9 +24,9 @@ class Moments(NamedTuple):
 
 
 class Site(NamedTuple):
-    """A product of inputs and a parameter, seen as ``[..., G, K, N]``.
+    """A product of inputs with a parameter, read as kernels ``[..., G, K, N]``.
 
-    ``K`` is contracted; of a convolution it is input features, then the window.
+    ``K`` is contracted. For a convolution it is the input features, then the window.
     """
 
     path: str
@@ -36,11 +36,11 @@ class Site(NamedTuple):
     bias_steps: Steps = ()  # from it to [..., G, N]
 
     def matrix(self, leaf: Any) -> Any:
-        """The kernels ``[..., G, K, N]``."""
+        """Reads the kernels ``[..., G, K, N]`` from the parameter."""
         return look(self.steps, leaf)
 
     def write(self, leaf: Any, matrix: Any) -> Any:
-        """The parameter with these kernels."""
+        """Returns the parameter with these kernels written into it."""
         return put(self.steps, leaf, matrix)
 
 
@@ -51,9 +51,10 @@ class Site(NamedTuple):
 )
 @dataclass(frozen=True)
 class Stats:
-    """What :func:`jprune.calibrate` returns: sums, which add by ``jax.tree.map``.
+    """What :func:`jprune.calibrate` returns; prints as a table.
 
-    Prints as a table: how many rows each parameter saw.
+    Its sums can be added with ``jax.tree.map``. The table shows how many rows each
+    parameter saw.
     """
 
     moments: tuple[Moments, ...]
@@ -61,7 +62,7 @@ class Stats:
     missed: tuple[tuple[str, str], ...] = ()  # (path, why it has no product)
 
     def of(self, path: str) -> list[tuple[Site, Moments]]:
-        """The products of one parameter."""
+        """Returns the products of one parameter, each with its sums."""
         return [
             (site, self.moments[site.moments])
             for site in self.sites
@@ -69,7 +70,7 @@ class Stats:
         ]
 
     def paths(self) -> list[str]:
-        """The parameters that have products, each once."""
+        """Returns the paths of the parameters that have products, each once."""
         return list(dict.fromkeys(site.path for site in self.sites))
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Repair: statistics of inputs, one-shot solvers, and least squares."""
+"""Repairs pruned models, from statistics of the inputs of their layers."""
 
 from jprune._core.stats import Moments as Moments
 from jprune._core.stats import Site as Site

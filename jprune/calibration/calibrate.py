@@ -31,45 +31,46 @@ def calibrate(
     weights: Callable[..., Any] | None = None,
     **static: Any,
 ) -> Stats:
-    r"""Sums up what parameters are multiplied with: Grams, sums and counts.
+    r"""Collects statistics of each layer's inputs: Gram matrices, sums and counts.
 
-    Read off the jaxpr of ``fn``, whatever the model is written in. For every product of
-    a parameter with what comes from the arguments, with inputs
-    :math:`X \in \mathbb{R}^{M \times K}`, these are :math:`X^T X`, :math:`X^T 1` and
-    :math:`M`; of a convolution the rows are the windows, padding included. Products
-    that share an input share its sums. A scan has sums for each layer; weights that a
-    loop uses at every turn have those of all turns, and experts and groups have their
-    own. A branch that is not taken adds zeros. What is inside a ``while`` is not seen,
-    nor are layers that a loop cuts out by its counter (``w[i]`` in a ``fori_loop``):
-    ``stats.missed`` says so, and a scan over the stack is read.
+    jprune reads the jaxpr of ``fn``, whatever the model is written in. It looks at every
+    product of a parameter with inputs :math:`X \in \mathbb{R}^{M \times K}` that depend
+    on the arguments, and sums :math:`X^T X`, :math:`X^T 1` and :math:`M`. The rows of a
+    convolution are its windows, padding included.
+
+    Products that share an input share its sums. Each layer of a scan has sums of its
+    own, as have experts and groups; weights that a loop uses at every iteration have the
+    sums of all iterations. A branch that is not taken adds zeros. Products inside a
+    ``while`` are not seen, nor layers that a loop looks up by its counter (``w[i]`` in a
+    ``fori_loop``): ``stats.missed`` lists them. Use a scan over the stack instead.
 
     Args:
       fn: Any function of parameters and arrays.
       params: Its parameters.
-      batches: An iterable of batches, each the tuple of fn's further arguments, or the
-        only one. It is read once; a long one shows a bar of tqdm where there is a
-        terminal. For one batch, ``[(x,)]``.
+      batches: An iterable of batches. A batch is the tuple of fn's further arguments, or
+        the only one: ``[(x,)]`` is one batch. The iterable is read once; in a terminal,
+        a long one shows a tqdm progress bar.
       where: The parameters that are looked at, as in :func:`jprune.find_masks`. None:
         all that have a product.
       weights: ``weights(*batch) -> [batch]`` or ``[batch, length]``: how much each row
-        counts, 0 for padding. They follow the batch's axes through the program; where
-        that can't be told, it is an error. None: all rows count alike.
+        counts, 0 for padding. jprune follows the batch's axes through the program, and
+        raises an error where it can't. None: all rows count the same.
       **static: Further keyword arguments of ``fn``, fixed; no arrays.
 
     Returns:
-      :class:`~jprune.calibration.Stats`: arrays in float32 (float64 for inputs that
-      are), which print as a table, and which add: ``jax.tree.map(jnp.add, a, b)`` are
-      the statistics of both, of other batches or on other hosts. ``stats.missed`` says
-      which parameters have none, and why.
+      :class:`~jprune.calibration.Stats`: arrays in float32 (float64 for inputs in
+      float64), which print as a table. Statistics of several batches or hosts can be
+      added: ``jax.tree.map(jnp.add, a, b)``. ``stats.missed`` says which parameters
+      have none, and why.
 
     Raises:
       ValueError: No batch, an array in place of an iterable, NaN or inf in an input
         (the parameter is named), a ``where`` that selects nothing that is multiplied,
-        weights that can't be followed.
+        or weights that can't be followed.
 
-    Cost: a forward pass and :math:`M K^2` multiply-adds for each input; :math:`K^2`
-    numbers each. One compilation for each shape of a batch. Sharded batches stay where
-    they are; their Grams are reduced.
+    Cost: a forward pass, and for each input :math:`M K^2` multiply-adds and :math:`K^2`
+    numbers in memory. One compilation for each shape of a batch. Sharded batches are not
+    moved; their Gram matrices are reduced.
 
     References:
       Frantar and Alistarh, `SparseGPT <https://arxiv.org/abs/2301.00774>`_, 2023; Sun

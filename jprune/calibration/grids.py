@@ -11,7 +11,7 @@ from jprune._core.checks import check_integer
 
 
 class Grid(NamedTuple):
-    """Which numbers a weight may be: multiples of a step, up to a largest one."""
+    """The values that weights may have: multiples of a step, up to a largest one."""
 
     # Kernels [G, K, N] -> [G, K, N, 2]: the step, and the largest multiple.
     scales: Callable[[jax.Array], jax.Array]
@@ -25,24 +25,24 @@ Grid.__module__ = "jprune.grids"  # where users find it
 
 @recorded
 def integer(bits: int, group: int | None = None) -> Grid:
-    r"""Integers times a step, the same on both sides of 0, for each output.
+    r"""Rounds weights to integers times a step, symmetric around 0, per output.
 
-    The step of an output (or of ``group`` inputs of it) is
-    :math:`\max |w| / (2^{b-1} - 1)`, so that the largest weight is a point of the grid
-    and 0 is one: a pruned weight stays exactly 0.
+    The step of an output (or of ``group`` of its inputs) is
+    :math:`\max |w| / (2^{b-1} - 1)`. So the largest weight lies on the grid, and so does
+    0: a pruned weight stays exactly 0.
 
     Args:
-      bits: How many bits an integer has, at least 2. Static.
+      bits: Number of bits of an integer, at least 2. Static.
       group: How many inputs share a step, in the order of the contracted axes; None:
-        all of an output. Static.
+        all inputs of an output. Static.
 
     Returns:
-      A :class:`Grid`, for :func:`jprune.one_shot`: weights are rounded one after the
-      other, and those that follow take over what rounding changed. Parameters keep
-      their dtype; what stores integers is another library.
+      A :class:`Grid`, for :func:`jprune.one_shot`. It rounds one input after another,
+      and the inputs that follow make up for the change. Parameters keep their dtype; to
+      store integers, use a quantization library.
 
     Raises:
-      ValueError: ``bits`` is below 2, or ``group`` no positive integer.
+      ValueError: ``bits`` is below 2, or ``group`` is not a positive integer.
 
     References:
       Frantar et al., `GPTQ <https://arxiv.org/abs/2210.17323>`_, 2022; together with

@@ -31,11 +31,12 @@ from jprune.structures import Structure, unstructured
 
 
 class Errors(dict[str, tuple[float, float]]):
-    """How far outputs are off: ``{path: (before, after)}``; prints as a table.
+    """Errors of the outputs of each product, before and after the repair.
 
-    Of the product with this parameter: the sum of squares by which its outputs differ
-    from what they are aimed at, as a fraction of theirs, with the mask alone, and with
-    the repaired weights and bias.
+    A dict ``{path: (before, after)}`` that prints as a table. An error is the sum of
+    squared differences between the outputs of the product with this parameter and their
+    targets, as a fraction of the targets' sum of squares. ``before`` is with the mask
+    alone, and ``after`` with the repaired weights and bias.
     """
 
     def __init__(self, errors: Mapping[str, tuple[float, float]]) -> None:
@@ -76,53 +77,55 @@ def one_shot(
     key: Any = None,
     **static: Any,
 ) -> OneShot:
-    r"""Prunes a trained model and repairs it, from inputs alone.
+    r"""Prunes a trained model and repairs it, without labels or training.
 
-    The function is gone through once, with all batches. Where a parameter is multiplied
-    it is pruned, what stays is changed so that the outputs are what they were, and the
-    walk goes on with it: so each layer sees its inputs as they are after what was
-    pruned before it, inside a scan one layer after the other. For a kernel :math:`W`
-    with inputs :math:`X` and a mask :math:`M` that is
+    jprune runs the function once, with all batches, and stops at each product with a
+    parameter: it prunes the parameter, changes the kept weights so that the outputs
+    stay what they were, and goes on with the new weights. So each layer, also inside a
+    scan, sees the inputs that the pruned layers before it produce. For a kernel
+    :math:`W` with inputs :math:`X` and a mask :math:`M` it solves
 
     .. math:: \min_{V} |X V - X W|_F^2 \quad \text{where } V = M \odot V.
 
-    How many units go is fixed before, from the dense parameters, and exact. No labels
-    are needed and nothing is trained.
+    How many units are removed is computed beforehand from the dense parameters, and is
+    exact.
 
     Args:
       fn: Any function of parameters and arrays.
       params: Its parameters, trained.
-      batches: As in :func:`calibrate`; all are held at once. A thousand rows serve;
-        fewer than a layer has inputs serve less.
-      sparsity: The fraction of units that goes, a number in [0, 1].
-      solver: How; see :mod:`jprune.solvers`. None: ``obs()`` for whole units
-        (``units(graph)``), else ``admm()``.
-      criterion: What goes is chosen by it, before the walk, and the solver repairs
-        what stays. None: the solver chooses. ``mask_only()`` has ``magnitude()`` then.
-      structure: In what shape; see :mod:`jprune.structures`.
-      allocation: How much where. None: ``uniform()``.
-      where: Which parameters, as in :func:`jprune.find_masks`.
-      targets: What outputs are to be: ``"own"``, those of the dense kernel on inputs as
-        they are now, or ``"dense"``, those of the dense model, which costs a second
-        forward pass and is closer where much goes.
-      grid: Weights are rounded too; see :mod:`jprune.grids`. For weights, not units.
-      weights: Of rows, as in :func:`calibrate`.
+      batches: As in :func:`calibrate`; all are held in memory at once. A thousand rows
+        are enough; fewer rows than a layer has inputs give a worse repair.
+      sparsity: The fraction of units removed, a number in [0, 1].
+      solver: How weights are pruned and repaired; see :mod:`jprune.solvers`. None:
+        ``obs()`` for whole units (``units(graph)``), else ``admm()``.
+      criterion: Chooses the weights to remove before anything is repaired; the solver
+        then only repairs. None: the solver chooses; ``mask_only()`` uses
+        ``magnitude()``.
+      structure: Which weights form a unit; see :mod:`jprune.structures`.
+      allocation: How much is removed from each leaf. None: ``uniform()``.
+      where: Which parameters are pruned, as in :func:`jprune.find_masks`.
+      targets: The outputs to reproduce: ``"own"``, those of the dense kernel on the
+        inputs that it gets now, or ``"dense"``, those of the dense model. The latter
+        costs a second forward pass and is closer at high sparsity.
+      grid: Rounds weights too; see :mod:`jprune.grids`. For weights, not units.
+      weights: How much each row counts, as in :func:`calibrate`.
       key: A seed or a random key, for criteria that need one.
       **static: Further keyword arguments of ``fn``, fixed; no arrays.
 
     Returns:
       :class:`OneShot`: ``params``, 0 where they are masked; ``masks``; ``errors``, which
-      prints as a table; ``missed``: parameters that were left as they are, and why: no
-      product, no row of these batches, or several products of different kinds. A bias
-      that is added to a product takes up the mean and is changed too, unless several
-      products share it. An input that never varied goes first.
+      prints as a table; and ``missed``, the parameters that were left as they are, with
+      the reason: no product, no row in these batches, or several products of different
+      kinds. A bias that is added to a product is changed too, to correct the mean,
+      unless several products share it. If the solver chooses, inputs that are always 0
+      are removed first, and so are constant ones if there is a bias.
 
     Raises:
-      ValueError: As :func:`calibrate` and :func:`jprune.find_masks`; a solver that
-        does not go with the structure; a Gram that is singular for it.
+      ValueError: As :func:`calibrate` and :func:`jprune.find_masks`; the solver does not
+        support the structure; a Gram matrix is singular for it.
 
-    Cost: about two forward passes, :math:`M K^2` for each input, and the solver. All
-    batches' values that are still needed are held.
+    Cost: about two forward passes, :math:`M K^2` for each input, and the solver. Memory
+    holds the values of all batches that are still needed.
 
     References:
       Frantar and Alistarh, `SparseGPT <https://arxiv.org/abs/2301.00774>`_, 2023; Sun

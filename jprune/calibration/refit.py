@@ -23,34 +23,34 @@ RIDGE = 1e-3
 def refit(
     params: Tree, masks: Masks, stats: Stats, *, ridge: float | None = None
 ) -> Tree:
-    r"""Changes what masks keep so that outputs stay what they were.
+    r"""Repairs kept weights by least squares, so that outputs change little.
 
-    For any masks: of :func:`jprune.find_masks`, of a training with
-    :func:`jprune.prune` or :func:`jprune.rigl`, or someone else's. Each product is
-    solved for itself, with the inputs of the dense model:
+    It takes any masks: those of :func:`jprune.find_masks`, of training with
+    :func:`jprune.prune` or :func:`jprune.rigl`, or from elsewhere. Each product is
+    repaired separately, with the inputs of the dense model:
 
     .. math:: \min_V |X V - X W|_F^2 + \lambda |V - W|_F^2
               \quad \text{where } V = M \odot V,
 
     with :math:`\lambda` = ``ridge`` times the mean diagonal of :math:`X^T X`. A bias that
-    is added to the product takes up the mean (one that is masked stays 0, and its
-    output does without).
+    is added to the product is changed too, to correct the mean. A masked bias stays 0,
+    and the mean of its output is not corrected.
 
     Args:
-      params: The dense parameters, whose outputs are aimed at.
+      params: The dense parameters, whose outputs are the target.
       masks: As in :func:`jprune.apply_masks`.
-      stats: What :func:`calibrate` returned for them.
-      ridge: How strongly weights are held. None: 1e-3. 0: exact; of solutions that are
-        equally good the one nearest to ``params``.
+      stats: What :func:`calibrate` returned for these parameters.
+      ridge: How strongly weights are held at their old values. None: 1e-3. 0: exact
+        least squares; of several best solutions, the one nearest to ``params``.
 
     Returns:
-      Parameters, 0 where masks are False. What has no statistics, saw no row, or is
-      multiplied in several ways, is masked and no more.
+      Parameters, 0 where masks are False. A parameter that has no statistics, saw no
+      row, or is multiplied in several ways is only masked.
 
     Raises:
-      ValueError: Masks or statistics that are not these parameters'.
+      ValueError: Masks or statistics do not belong to these parameters.
 
-    Cost: for a kernel [K, N] up to 60 products of [K, K] and [K, N] (4 K with
+    Cost: for a kernel [K, N], up to 60 products of [K, K] and [K, N] (4 K with
     ``ridge=0``).
 
     >>> import jax.numpy as jnp, jprune

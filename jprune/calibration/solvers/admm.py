@@ -24,32 +24,33 @@ RIDGE = 1e-3
 
 @recorded
 def admm(steps: int = 16, polish: int = 8, rho: float = 1.0) -> Solver:
-    r"""Alternates between least squares and a mask, chosen anew on the way.
+    r"""Prunes and repairs weights in turn, by ADMM: the default for weights.
 
-    Inputs are scaled to a power of 1: with their Gram :math:`A` (.1 added to its
-    diagonal) and the kernel :math:`W_0` in these units, from :math:`U = 0`,
+    Inputs are scaled so that the diagonal of their Gram matrix is 1. With this matrix
+    :math:`A` (.1 is added to its diagonal) and the scaled kernel :math:`W_0`, starting
+    from :math:`U = 0`, each step computes
 
     .. math::
 
       Z &= M \odot (W + U), \quad U \leftarrow U + W - Z, \\
       W &= (A + \rho I)^{-1} (A W_0 + \rho (Z - U)).
 
-    In the first ``steps`` :math:`M` keeps the largest :math:`|W + U|`, at a sparsity that
-    rises as :math:`s (1 - (1 - t/T)^3)`; then it is fixed, and at last what stays is
-    solved for by least squares (see :func:`jprune.refit`).
+    In the first ``steps`` steps :math:`M` keeps the largest :math:`|W + U|`, at a sparsity
+    that rises as :math:`s (1 - (1 - t/T)^3)`. Then :math:`M` is fixed. At the end the
+    kept weights are fitted by least squares, as in :func:`jprune.refit`.
 
     Args:
       steps: How often the mask is chosen, at least 1. Static.
       polish: How many steps follow with the last mask. Static.
-      rho: How strongly both are held together; above 0.
+      rho: How strongly :math:`W` is pulled towards the masked kernel; above 0.
 
     Returns:
       A :class:`Solver`, for every structure of weights.
 
     Raises:
-      ValueError: A number out of its range.
+      ValueError: A number is out of range.
 
-    Cost: one inverse of [K, K], and a product of [K, K] and [K, N] a step.
+    Cost: one inverse of [K, K], and a product of [K, K] and [K, N] per step.
 
     References:
       Boza, `Fast and Effective Weight Update for Pruned Large Language Models

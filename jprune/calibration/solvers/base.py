@@ -12,10 +12,11 @@ from jprune._core.calls import show
 
 
 class Problem(NamedTuple):
-    """Kernels, and what is known of their inputs; arrays are float32 or wider.
+    """The kernels to prune and the statistics of their inputs, for a solver.
 
-    What is sought minimises ``tr(V^T gram V) - 2 tr(V^T right)``. Where outputs have a
-    bias, which takes up the mean, ``gram`` and ``right`` are those of centred inputs.
+    Arrays are float32 or wider. The solution :math:`V` minimises
+    ``tr(V^T gram V) - 2 tr(V^T right)``. If outputs have a bias, which can correct the
+    mean, ``gram`` and ``right`` are those of centred inputs.
     """
 
     kernel: jax.Array  # [G, K, N]
@@ -41,12 +42,12 @@ class Together(NamedTuple):
 
 
 class Solver(NamedTuple):
-    """How a kernel is pruned and repaired.
+    """Prunes and repairs a kernel.
 
-    ``solve(problem, choose) -> (kernel, mask)`` for weights. One for whole inputs has
-    ``choose_inputs(problem, members, count) -> kept``, where ``members``, int [G, U, B],
-    are the rows of each unit and ``count``, int [G], says how many units go; its
-    ``solve(problem, kept) -> kernel`` then repairs, ``kept`` being bool [G, K].
+    For weights it has ``solve(problem, choose) -> (kernel, mask)``. For whole inputs it
+    has ``choose_inputs(problem, members, count) -> kept``: ``members``, int [G, U, B],
+    are the rows of each unit, ``count``, int [G], is the number of units to remove, and
+    ``kept`` is bool [G, K]. Its ``solve(problem, kept) -> kernel`` then repairs.
     """
 
     solve: Callable[..., Any]

@@ -10,10 +10,10 @@ from jprune.calibration.solvers.base import Choose, Problem, Solver
 
 @recorded
 def mask_only() -> Solver:
-    """Masks, and what stays is not changed.
+    """Masks weights without repair: kept weights do not change.
 
-    What goes is said by the ``criterion`` of :func:`jprune.one_shot`: ``magnitude()`` if
-    there is none. With ``activation(stats)`` and ``fan_in()`` this is Wanda.
+    The ``criterion`` of :func:`jprune.one_shot` chooses the weights, ``magnitude()`` by
+    default. With ``activation(stats)`` and ``fan_in()`` this is Wanda.
 
     Returns:
       A :class:`Solver`.

@@ -21,24 +21,26 @@ from jprune.calibration.solvers.least_squares import fitted_rows
 
 @recorded
 def obs(ridge: float = 0.01) -> Solver:
-    r"""Removes whole inputs, one after the other: the one least missed, first.
+    r"""Removes whole units one by one, and repairs the others: the default for units.
 
-    Of a unit with rows :math:`u` of a kernel and :math:`P = (X^T X + r I)^{-1}`, what is
-    missed once all others have taken over is :math:`\mathrm{tr}(W_u^T P_{uu}^{-1} W_u)`.
-    The unit with the least goes, and
+    Let a unit have the rows :math:`u` of a kernel, and
+    :math:`P = (X^T X + r I)^{-1}`. Without the unit, and with all others refitted, the
+    error is :math:`\mathrm{tr}(W_u^T P_{uu}^{-1} W_u)`. The unit with the smallest error
+    is removed, and
 
     .. math:: W \leftarrow W - P_{:u} P_{uu}^{-1} W_u, \quad
               P \leftarrow P - P_{:u} P_{uu}^{-1} P_{u:}.
 
-    At last what stays is solved for at once. A channel is all its positions after
-    flattening and all of a window, a head its width; products that share an input are
-    taken together. Of units that several inputs have (a residual stream) the choice is
-    made before, from the dense model, and targets are the dense model's. Of more than
-    128 units several go at a time.
+    At the end all kept rows are fitted at once. The rows of a channel are those of all
+    its positions after flattening and of its whole window; those of a head are its width.
+    Products that share an input are judged together. Units that several inputs share, as
+    in a residual stream, are chosen beforehand from the dense model, and the targets are
+    then the dense model's outputs. If there are more than 128 units, several are removed
+    at a time.
 
     Args:
-      ridge: :math:`r`, in mean diagonals of the Gram, at least 0; ten times as much where
-        there are fewer than three rows for each input.
+      ridge: :math:`r`, as a multiple of the mean diagonal of the Gram matrix, at least 0.
+        It is ten times as large if there are fewer than three rows for each input.
 
     Returns:
       A :class:`Solver`, for ``units(graph)`` and ``channel`` of a contracted axis.

@@ -24,28 +24,28 @@ from jprune.selection.ranking import select_few
 
 @recorded
 def sparsegpt(block: int = 128, damping: float = 0.01) -> Solver:
-    r"""Goes through inputs once; those that follow take over what each one did.
+    r"""Prunes inputs in one sweep; the inputs that follow make up for each one.
 
-    With :math:`U^T U = (X^T X + d I)^{-1}`, :math:`U` upper triangular, input after
-    input: what goes is what has the least :math:`w^2 / U_{jj}^2`, and
+    With :math:`U^T U = (X^T X + d I)^{-1}` and :math:`U` upper triangular, it goes from
+    input to input. Weights with the smallest :math:`w^2 / U_{jj}^2` are removed, and
 
     .. math:: e = (w_j - q_j) / U_{jj}, \quad
               W_{k} \leftarrow W_{k} - U_{jk}\, e \quad (k > j),
 
-    where :math:`q_j` is the masked (and, with a grid, rounded) row :math:`w_j`. Weights
-    are chosen on the way: in blocks of inputs, each at its share, for
-    ``unstructured()`` and ``fan_in()``; of each ``m`` of ``n_m`` when the first of
-    them is come to. For other structures all are chosen before.
+    where :math:`q_j` is the masked (and, with a grid, rounded) row :math:`w_j`. For
+    ``unstructured()`` and ``fan_in()`` weights are chosen block by block, the same share
+    in each; for ``n_m`` they are chosen when the sweep reaches the first of each ``m``.
+    For other structures all are chosen beforehand.
 
     Args:
-      block: How many inputs a block has. Static.
-      damping: :math:`d`, in mean diagonals of the Gram; at least 0.
+      block: Number of inputs in a block. Static.
+      damping: :math:`d`, as a multiple of the mean diagonal of the Gram matrix; at least 0.
 
     Returns:
       A :class:`Solver`, for every structure of weights.
 
     Raises:
-      ValueError: A number out of its range.
+      ValueError: A number is out of range.
 
     Cost: a factorisation of [K, K] and K^2 N multiply-adds.
 
