@@ -6,7 +6,7 @@ from jprune._core.tables import table
 
 
 class Use(NamedTuple):
-    """A product of arrays, or a convolution, of which one side is a parameter."""
+    """A product or convolution of a parameter with other values."""
 
     path: str
     in_axes: tuple[int, ...]  # contracted
@@ -17,7 +17,7 @@ class Use(NamedTuple):
 
 
 class Products(NamedTuple):
-    """What :func:`trace_products` returns: data; prints as a table."""
+    """What :func:`trace_products` returns; prints as a table."""
 
     uses: tuple[Use, ...]  # in the order of the parameters
     missed: dict[str, str]  # {path: why it is not among the uses, or not only}

@@ -106,7 +106,8 @@ def one_shot(
       where: Which parameters are pruned, as in :func:`jprune.find_masks`.
       targets: The outputs to reproduce: ``"own"``, those of the dense kernel on the
         inputs that it gets now, or ``"dense"``, those of the dense model. The latter
-        costs a second forward pass and is closer at high sparsity.
+        costs a second forward pass and is closer at high sparsity. It is always used
+        if whole units are chosen before the repair, as by a ``criterion``.
       grid: Rounds weights too; see :mod:`jprune.grids`. For weights, not units.
       weights: How much each row counts, as in :func:`calibrate`.
       key: A seed or a random key, for criteria that need one.

@@ -1,4 +1,4 @@
-"""Removing pruned units: which axes are one unit, and models without the dead ones."""
+"""Finds the units of a model, and removes those that are pruned."""
 
 from jprune.compaction._certificate import Certificate as Certificate
 from jprune.compaction._certificate import compare as compare

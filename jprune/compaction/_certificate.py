@@ -16,7 +16,7 @@ Outputs = dict[KeyPath, np.ndarray]
 
 
 class Certificate(NamedTuple):
-    """What :meth:`Compact.certify` and :func:`compare` measured."""
+    """The largest difference that :meth:`Compact.certify` or :func:`compare` found."""
 
     # Largest absolute difference of any output; inf where it has no value: one
     # of the models gave NaN or inf.
@@ -41,29 +41,29 @@ def compare(
     *args: Any,
     seeds: int = 3,
 ) -> Certificate:
-    """Runs two models side by side, on the same arguments.
+    """Measures the largest difference between the outputs of two models.
 
-    For any two models: the compact one, say, and a module that was rebuilt at
-    the smaller sizes. :meth:`Compact.certify` is this for the masked and the
+    It takes any two models, for example the compact one and a module rebuilt with
+    the smaller sizes. :meth:`Compact.certify` does the same for the masked and the
     compact model.
 
     Args:
       fn_a: A function of parameters and arrays.
       params_a: Its parameters, concrete.
-      fn_b: Another one.
+      fn_b: Another function.
       params_b: Its parameters, concrete.
       *args: Further arguments of both, concrete.
-      seeds: How many random inputs like them are tried after them: normal for
-        floats, the observed range for integers.
+      seeds: How many random inputs are tried after ``args``, with the same shapes:
+        normal for floats, in the range of ``args`` for integers.
 
     Returns:
-      A :class:`Certificate` with the largest difference. Where either model
-      gives NaN or inf on ``args``, or the second where the first does not, the
-      error is inf. Random inputs on which the first model is not finite are
-      counted as ``skipped``.
+      A :class:`Certificate` with the largest difference. The error is inf if either
+      model gives NaN or inf on ``args``, or if the second does on a random input
+      where the first does not. Random inputs on which the first model is not finite
+      are counted as ``skipped``.
 
     Raises:
-      ValueError: Outputs have other structures or shapes, the place is named; a
+      ValueError: Outputs differ in structure or shape (the place is named), or a
         parameter or argument has no values.
 
     >>> import jax, jax.numpy as jnp, jprune

@@ -39,61 +39,61 @@ def units(
     floor: float = 0.05,
     of: Graph | None = None,
 ) -> Structure:
-    r"""Whole units: what :func:`compact` can remove afterwards.
+    r"""Keeps or removes whole units, which :func:`compact` can remove afterwards.
 
-    The score of a unit is the sum over all that belongs to it, biases and
-    scales included; all of it is masked. Each set of
-    units that can be compared is a pool, and none is ever emptied; units that
-    every layer of a scan has for itself are a pool per layer.
+    A unit is masked with all its parameters, biases and scales included. Its score is
+    the sum over them, unless the criterion scores units itself. Units that can be
+    compared form a pool, and no pool is ever emptied. If each layer of a scan has its
+    own units, each layer is a pool.
 
-    A sparsity is the fraction of units that goes, or, by ``"parameters"``,
-    ``"multiply_adds"`` or ``"bytes"``, the fraction that the compact model lacks of
-    all that the model has of them, as :func:`jprune.report.cost`
-    counts them: as few units go, in the same order, as leave at most the
-    fraction :math:`1 - s`. With :math:`n_p` of :math:`N_p` units kept in each
-    pool, that is the least fraction :math:`r` of units for which
+    The sparsity is the fraction of units removed. With ``by="parameters"``,
+    ``"multiply_adds"`` or ``"bytes"`` it is the fraction of that cost removed from the
+    compact model, as :func:`jprune.report.cost` counts it: jprune removes units in the
+    same order, but only as many as needed to leave at most the fraction :math:`1 - s`
+    of the cost. With :math:`n_p` of :math:`N_p` units kept in each pool, that is the
+    smallest fraction :math:`r` of units for which
 
     .. math:: \sum_a c_a \prod_{p \in a} n_p(r) / N_p
               \le (1 - s) \sum_a c_a,
 
     where arrays (products) :math:`a` have :math:`c_a` entries (multiply-adds),
-    divided among the pools that their axes are made of. In one ranking the
-    target is met within one unit, with ``uniform`` within one of each pool,
-    with ``round_to`` within so many; where even one unit in each pool costs
-    more, that is what stays. While a schedule rises, nothing returns; when it
-    falls, units return once any of them could be afforded.
+    divided among the pools that their axes are made of. ``global_ranking`` meets the
+    target within one unit, ``uniform`` within one unit of each pool, and ``round_to``
+    within a multiple. If even one unit in each pool costs more, one in each is kept.
+    While a schedule rises, no unit returns; when it falls, units return as soon as the
+    target allows one.
 
     Args:
-      graph: What :func:`trace_units` found. Its parameters and those that are
-        pruned are matched by the ends of their paths, so a graph of a Linen
-        module's variables serves for ``variables["params"]``.
+      graph: What :func:`trace_units` found. Its parameters are matched with the pruned
+        ones by the ends of their paths, so a graph of a Linen module's variables works
+        for ``variables["params"]``.
       where: Which pools: a regular expression that is searched in each ``path[axis]``
-        that a pool's units are parts of, or a function of a :class:`Pool`. Others
-        keep all units. None: all pools. Static.
-      round_to: Pools keep a multiple of it (rounded up), or all. Static.
-      by: ``"units"``, ``"parameters"``, ``"multiply_adds"`` or ``"bytes"``: what a
-        sparsity is a fraction of. Static; multiply-adds are those at the shapes of the
-        arguments that were traced, a symbolic size taken for 1.
-      floor: In one ranking of all units every pool keeps at least this fraction of
-        itself, rounded up, by its own best, whatever the sparsity: by cost alone
-        a layer may come down to one unit, through which all must go. Static.
-      of: The graph of an earlier, larger model: sparsities (and ``floor``) are
-        fractions of that one. So a run that compacts on its way keeps one
-        schedule. None: of ``graph`` itself.
+        that a pool's units are parts of, or a function of a :class:`Pool`. Other
+        pools keep all units. None: all pools. Static.
+      round_to: Pools keep a multiple of it (rounded up), or all units. Static.
+      by: ``"units"``, ``"parameters"``, ``"multiply_adds"`` or ``"bytes"``: what the
+        sparsity is a fraction of. Static. Multiply-adds are those at the shapes of the
+        traced arguments, where a symbolic size counts as 1.
+      floor: With ``global_ranking`` every pool keeps at least this fraction of its
+        units, rounded up, those with the best scores, whatever the sparsity. Without
+        it, a layer may be reduced to a single unit, a bottleneck. Static.
+      of: The graph of an earlier, larger model. Sparsities (and ``floor``) are then
+        fractions of that model, so training that compacts on its way keeps one
+        schedule. None: ``graph`` itself.
 
     Returns:
       A :class:`~jprune.structures.Structure`.
 
     Raises:
-      ValueError: Here if ``graph`` is none, ``round_to`` is no positive integer, ``by`` is
-        unknown, ``floor`` does not lie in [0, 1], ``of`` is no graph of a larger
-        model of the kind, nothing can be removed or ``where`` selects no pool;
-        when used, if parameters are not those of the graph, or the caller has a
-        ``where`` too.
+      ValueError: Here if ``graph`` is not a graph, ``round_to`` is not a positive
+        integer, ``by`` is unknown, ``floor`` is outside [0, 1], ``of`` is not the graph
+        of a larger version of the model, nothing can be removed, or ``where`` selects no
+        pool; when used, if the parameters are not those of the graph, or the caller
+        passes ``where`` too.
 
     References:
-      Budgets of the compact model are what AMC asks for: He et al., `AutoML for
-      Model Compression <https://arxiv.org/abs/1802.03494>`_, 2018.
+      He et al., `AutoML for Model Compression <https://arxiv.org/abs/1802.03494>`_,
+      2018 (AMC), for budgets of the compact model.
 
     >>> import jax, jax.numpy as jnp, jprune
     >>> def fn(params, x):

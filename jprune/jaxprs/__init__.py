@@ -1,4 +1,4 @@
-"""Programs: what a function does with its parameters."""
+"""Reads from a function's jaxpr what it does with its parameters."""
 
 from jprune._core.products import Products as Products
 from jprune._core.products import Use as Use

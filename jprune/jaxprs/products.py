@@ -27,12 +27,12 @@ from jprune.jaxprs.versions import (
 def trace_products(
     fn: Any, params: Tree, *args: Any, **static: Any
 ) -> Products:
-    """Finds how a function multiplies its parameters: over which axes.
+    """Finds the axes over which a function multiplies its parameters.
 
-    Read off the jaxpr of ``fn(params, *args)``. A parameter may be transposed,
-    reshaped, sliced or converted before; it may be one layer of a stack that a scan
-    goes through, or what ``vmap`` maps over. An axis that neither is contracted nor
-    makes outputs is a batch axis; the window of a convolution is none of the three.
+    It reads the jaxpr of ``fn(params, *args)``. A parameter may be transposed,
+    reshaped, sliced or converted first; it may be a layer of a stack in a scan, or be
+    mapped by ``vmap``. An axis that is neither contracted nor makes outputs is a
+    batch axis. The window of a convolution is none of the three.
 
     Args:
       fn: Any function of parameters and arrays.
@@ -41,12 +41,12 @@ def trace_products(
       **static: Keyword arguments of ``fn``; no arrays.
 
     Returns:
-      :class:`Products`. A parameter may have several uses: tied weights, say. It is
-      in ``missed`` if it has two axes or more and is multiplied only after other
-      arithmetic (``w / norm(w)``, ``w1 @ w2``), looked up, or never multiplied.
+      :class:`Products`. A parameter may have several uses, as tied weights have. It
+      is in ``missed`` if it has two axes or more and is looked up, is multiplied only
+      after other arithmetic (``w / norm(w)``, ``w1 @ w2``), or never.
 
     Raises:
-      ValueError: ``fn`` is no function, a parameter or argument no array, a
+      ValueError: ``fn`` is not a function, a parameter or argument is not an array, a
         keyword argument holds arrays, or a parameter's size is a symbol.
 
     Cost: a trace; nothing is computed.

@@ -1,4 +1,4 @@
-"""Reports: what a model costs, and how long it takes."""
+"""Reports what a model costs, and how long it takes."""
 
 from jprune.report._cost import Cost as Cost
 from jprune.report._cost import Count as Count

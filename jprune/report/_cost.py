@@ -14,7 +14,7 @@ from jprune.compaction.removal.dead_units import find_dead
 
 
 class Count(NamedTuple):
-    """What one form of a model costs."""
+    """The cost of one form of a model."""
 
     parameters: int
     multiply_adds: int
@@ -48,19 +48,19 @@ def cost(
     masks: Masks | None = None,
     **static: Any,
 ) -> Cost:
-    """Counts what a function costs, and what it could after pruning.
+    """Counts parameters, multiply-adds and bytes before and after pruning.
 
-    Multiply-adds are those of products of arrays and of convolutions, read off
-    the jaxpr: a scan counts as often as it runs, of a ``cond`` the most costly
-    branch, the body of a ``while`` once. A symbol of ``jax.export`` counts as 1.
-    The masked model's are those of which no factor is known to be 0.
-    ``Compiled.cost_analysis()`` counts the body of a loop once.
+    Multiply-adds are those of products and convolutions in the jaxpr. The body of a
+    scan counts as often as it runs, that of a ``while`` once, and of a ``cond`` the
+    most costly branch counts. A symbol of ``jax.export`` counts as 1. For the masked
+    model, a multiply-add counts unless one of its factors is known to be 0.
+    (``Compiled.cost_analysis()`` differs: it counts the body of every loop once.)
 
     Args:
       fn: Any function of parameters and arrays.
       params: Its parameters, concrete.
       *args: Further arguments, arrays or shapes.
-      masks: Applied first, as by :func:`jprune.compact`.
+      masks: Masks that are applied first, as by :func:`jprune.compact`.
       **static: Further keyword arguments of ``fn``, fixed; no arrays.
 
     Returns:

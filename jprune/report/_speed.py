@@ -17,7 +17,7 @@ TICKS = 20  # of the clock that a call must take at least
 
 
 class Timing(NamedTuple):
-    """How long one model takes. The first of a :class:`Speed` has a ratio of 1."""
+    """The time of one model. The first one of a :class:`Speed` has a ratio of 1."""
 
     seconds: float  # of a call, median
     ratio: float  # how many times as fast as the first model, median of rounds
@@ -27,7 +27,7 @@ class Timing(NamedTuple):
 
 
 class Speed(dict[str, Timing]):
-    """What :func:`speed` returns, by the names of the models; prints as a table."""
+    """What :func:`speed` returns: timings by model name; prints as a table."""
 
     def __init__(self, timings: Mapping[str, Timing]) -> None:
         super().__init__(timings)
@@ -52,24 +52,24 @@ class Speed(dict[str, Timing]):
 def speed(
     models: Mapping[str, tuple[Any, Tree]], *args: Any, rounds: int = 30
 ) -> Speed:
-    """Times models in turn, on the same arguments.
+    """Times several models in turn, on the same arguments.
 
-    Each is compiled ahead. Then each is called once in every round, another one first
-    each time, until its results are there. What else the machine does hits all alike,
-    and ratios are taken within a round.
+    All models are compiled first. Every round then calls each model once and waits for
+    its results; each round starts with another model. So other load on the machine
+    affects all models alike, and ratios are taken within a round.
 
     Args:
-      models: By name ``(fn, params)``; ratios are to the first.
-      *args: Further arguments of all, concrete. Their shapes decide: try those that you
-        serve.
-      rounds: How many. Static.
+      models: A dict from names to ``(fn, params)``; ratios are to the first model.
+      *args: Further arguments of all models, concrete. Timings depend on their shapes:
+        use those that you serve.
+      rounds: Number of rounds. Static.
 
     Returns:
-      :class:`Speed`: medians, ratios with their quartiles, seconds of compiling.
+      :class:`Speed`: medians, ratios with their quartiles, and seconds of compiling.
 
     Raises:
-      ValueError: No model, arguments without values, a call that is shorter than the
-        clock can tell.
+      ValueError: There is no model, arguments have no values, or a call is too short
+        for the clock.
 
     >>> import jax.numpy as jnp, jprune
     >>> def fn(w, x):
@@ -130,7 +130,7 @@ def speed(
 
 
 def latency(fn: Any, params: Tree, *args: Any) -> float:
-    """The median seconds of a call: a timer for ``compress(..., by=latency)``.
+    """Measures the median seconds of a call; for ``compress(..., by=latency)``.
 
     Args:
       fn: Any function of parameters and arrays.

@@ -15,7 +15,7 @@ from jprune.jaxprs.program import Leaf
 
 
 class Pool(NamedTuple):
-    """Units that are parts of the same axes, and can be compared."""
+    """A set of units that are parts of the same axes, and can be compared."""
 
     name: str  # an axis that they are parts of; no other pool's
     units: Array  # [layers, n] numbers of units; 1 layer if they are shared
@@ -32,14 +32,14 @@ class Frozen(NamedTuple):
 
 
 class Product(NamedTuple):
-    """A product of arrays or a convolution, as often as it is carried out."""
+    """A product of arrays or a convolution, counted as often as it runs."""
 
     multiply_adds: int
     axes: tuple[Array, ...]  # units of each axis that can get smaller
 
 
 class Graph(NamedTuple):
-    """What :func:`trace_units` returns: data; prints as a table."""
+    """What :func:`trace_units` returns; prints as a table."""
 
     leaves: tuple[Leaf, ...]
     units: tuple[tuple[Array, ...], ...]  # by leaf and axis, as in `Trace`
@@ -63,30 +63,32 @@ class Graph(NamedTuple):
 
 
 def trace_units(fn: Any, params: Tree, *args: Any, **static: Any) -> Graph:
-    """Finds the units of any JAX function: what must be removed together.
+    """Finds the units of any JAX function: parameters to be removed together.
 
-    Read off the jaxpr of ``fn(params, *args)``: the columns of a kernel, the
-    entries of its bias, the scale and statistics of a norm behind it and the
-    rows of the next kernel are one set of units; so are residual streams, tied
-    weights, attention heads. A unit may go only if, with all its parameters 0,
-    it provably adds 0 wherever it is summed over; all else is frozen, with the
-    reason.
+    It reads the jaxpr of ``fn(params, *args)``. A unit is, for example, a column of a
+    kernel together with the entry of its bias, the scale and statistics of the norm
+    after it, and the row of the next kernel. Residual streams, tied weights and
+    attention heads have units too. A unit can be removed only if it provably adds 0
+    to every sum once all its parameters are 0. All other positions are frozen, and
+    the graph gives the reason.
 
     Args:
       fn: Any function of parameters and arrays: ``model.apply``, a functional
         call of NNX or Equinox, plain code.
-      params: All that may be removed; the whole dict of variables in Linen.
+      params: All parameters that may be removed; in Linen, the whole dict of
+        variables.
       *args: Further arguments, arrays or shapes; their axes are frozen.
-      **static: Keyword arguments of ``fn``, fixed: ``train=False``, say; no arrays.
+      **static: Keyword arguments of ``fn``, fixed, such as ``train=False``; no arrays.
 
     Returns:
       A :class:`Graph`, for :func:`units`.
 
     Raises:
-      ValueError: ``fn`` is no function, a parameter or argument no array, or the
-        size of a parameter a symbol of ``jax.export``; those of arguments may be.
+      ValueError: ``fn`` is not a function, a parameter or argument is not an array, or
+        the size of a parameter is a symbol of ``jax.export``. Sizes of arguments may
+        be symbols.
 
-    Cost: nothing is computed but constants; a scan is walked layer by layer.
+    Cost: only constants are computed; a scan is walked layer by layer.
 
     >>> import jax, jax.numpy as jnp, jprune
     >>> def fn(params, x):

@@ -42,7 +42,7 @@ from jprune.masks import align_masks, apply_masks
 
 @dataclass(frozen=True, repr=False)
 class Compact:
-    """A smaller model that computes the same: see :func:`compact`.
+    """A smaller model that computes the same as the masked one: see :func:`compact`.
 
     It prints as a table of the leaves, before and after.
     """
@@ -55,39 +55,39 @@ class Compact:
 
     @cached_property
     def fn(self) -> Any:
-        """The function of the smaller parameters, with the same signature.
+        """The jitted function of the smaller parameters, with the same signature.
 
-        Jitted; for new shapes of arguments the dense function is traced again,
-        and what was removed is checked again.
+        For new shapes of arguments it traces the dense function again, and checks
+        again that the removed units add nothing.
 
         Raises:
-          ValueError: Parameters are not of the smaller shapes; or at these
-            shapes of arguments the dense function is another program, for which
-            the proof doesn't hold.
+          ValueError: Parameters don't have the smaller shapes, or for these shapes
+            of arguments the dense function is a different program, in which the
+            removed units would matter.
         """
         shapes = jax.tree.map(abstract_array, self._dense)
         return jax.jit(smaller(self._fn, shapes, self.plan))
 
     def take(self, tree: Tree) -> Tree:
-        """:meth:`Plan.take`: optimizer states, averages and gradients.
+        """Cuts optimizer states, averages and gradients, as :meth:`Plan.take`.
 
-        NumPy arrays become arrays of JAX, as the parameters do.
+        NumPy arrays become JAX arrays, as the parameters do.
         """
         return jax.tree.map(in_jax, self.plan.take(tree))
 
     def certify(self, *args: Any, seeds: int = 3) -> Certificate:
-        """Runs the masked and the smaller model side by side.
+        """Measures the largest difference from the masked model's outputs.
 
         Args:
           *args: Arguments of the function, concrete.
-          seeds: How many random inputs like them are tried after them: normal
-            for floats, the observed range for integers.
+          seeds: How many random inputs are tried after ``args``, with the same
+            shapes: normal for floats, in the range of ``args`` for integers.
 
         Returns:
-          A :class:`Certificate` with the largest difference. Where either
-          model gives NaN or inf on ``args``, or the smaller one where the masked
-          one does not, the error is inf. Random inputs on which the masked model
-          is not finite are counted as ``skipped``.
+          A :class:`Certificate` with the largest difference. The error is inf if
+          either model gives NaN or inf on ``args``, or if the smaller one does on a
+          random input where the masked one does not. Random inputs on which the
+          masked model is not finite are counted as ``skipped``.
 
         Raises:
           ValueError: An argument has no values.
@@ -103,19 +103,19 @@ class Compact:
         )
 
     def freeze(self, *args: Any) -> Any:
-        """The plain program at these shapes: no proof, and nothing dense in it.
+        """Makes a function for fixed shapes that no longer needs the dense model.
 
         Args:
           *args: Arguments of the function, arrays or shapes.
 
         Returns:
           A jitted function of the smaller parameters and arguments of these
-          shapes. It neither traces the dense function again, as ``fn`` does for
-          new shapes, nor holds it.
+          shapes. It does not hold the dense function, and does not trace it again
+          as ``fn`` does for new shapes.
 
         Raises:
-          ValueError: A size is a symbol, for which :func:`jprune.export.save` is;
-            what was removed would add to a sum; when called, shapes are others.
+          ValueError: A size is a symbol (use :func:`jprune.export.save`), or removed
+            units would add to a sum; when called, if shapes differ.
         """
         shapes = jax.tree.map(abstract_array, self._dense)
         fn = smaller(self._fn, shapes, self.plan)
@@ -130,14 +130,14 @@ class Compact:
     ) -> None:
         """Writes the smaller model to files: see :func:`jprune.export.save`.
 
-        With the plan, and the certificate of these arguments; where they have no
-        values, of some that are drawn.
+        It stores the plan too, and a certificate that is measured on these arguments,
+        or on random ones if they have no values.
 
         Args:
-          path: A folder; or, if it ends in ``.zip``, one file.
+          path: A folder, or a single file if it ends in ``.zip``.
           *args: Arguments of the function, arrays or shapes.
           vjp: Whether the derivative is stored too, so that training can go on.
-          platforms: Where it is to run; None: where this process runs.
+          platforms: The platforms it will run on; None: that of this process.
 
         Raises:
           ValueError: As :func:`jprune.export.save` does.
@@ -182,36 +182,34 @@ def compact(
     masks: Masks | None = None,
     **static: Any,
 ) -> Compact:
-    """Removes every unit that changes nothing.
+    """Removes pruned units from a model, which then computes the same outputs.
 
-    A unit goes if whatever it adds, wherever it is summed over, is 0 for all
-    inputs: because all that comes in is 0 (a constant that is left of its bias
-    moves into the bias behind it, where there is one), or because all that goes
-    out is. What fed only dead units is dead too. Any zeros do, with or without
-    masks.
+    A unit is removed if it contributes zero to every sum for all inputs: its inputs
+    or its outgoing weights are all zero. If its inputs are zero but its bias leaves a
+    constant, this moves into the bias of the next layer, if there is one. Units that
+    feed only removed units are removed too. Zeros count with or without masks.
 
     Args:
       fn: Any function of parameters and arrays, as for :func:`trace_units`.
-      params: All that may be sliced, concrete.
+      params: All parameters that may be sliced, concrete.
       *args: Further arguments, arrays or shapes.
-      masks: Applied first, as by :func:`jprune.apply_masks`; they may cover a
-        part of ``params``: masks of ``variables["params"]`` serve for
-        ``variables``.
-      **static: Further keyword arguments of ``fn``, fixed: ``train=False``, say. The
-        smaller ``fn`` takes none.
+      masks: Applied first, as by :func:`jprune.apply_masks`. They may cover a part of
+        ``params``: masks of ``variables["params"]`` work for ``variables``.
+      **static: Further keyword arguments of ``fn``, fixed, such as ``train=False``.
+        The smaller ``fn`` takes none.
 
     Returns:
-      A :class:`Compact`: smaller ``params``, a ``fn`` for them, the ``plan``, which
-      says what is 0 and had to stay (``plan.left``) and how wide pools are now,
-      ``take`` for whatever mirrors the parameters, and ``certify``. NumPy
-      parameters become arrays of JAX, which are not copied at every call, but
-      for those of 64 bits without x64: JAX would round them.
+      A :class:`Compact`: smaller ``params``, a ``fn`` for them, the ``plan``, ``take``
+      for trees that mirror the parameters, and ``certify``. ``plan.left`` lists zeros
+      that could not be removed, and ``plan.sizes`` the new sizes of pools. NumPy
+      parameters become JAX arrays, which are not copied at every call. Those of 64
+      bits stay NumPy arrays without x64, because JAX would round them.
 
     Raises:
-      ValueError: ``fn`` is no function, a parameter or argument no array, a
+      ValueError: ``fn`` is not a function, a parameter or argument is not an array, a
         parameter has no values (under ``jit``), or a mask fits no parameter.
 
-    The result is the masked model up to rounding, for finite activations.
+    The result equals the masked model up to rounding, for finite activations.
 
     >>> import jax, jax.numpy as jnp, jprune
     >>> def fn(params, x):

@@ -26,7 +26,7 @@ Kept = tuple[tuple[int, ...], ...] | None
 
 
 class LeafPlan(NamedTuple):
-    """What is kept of one parameter."""
+    """The positions of one parameter that are kept."""
 
     path: str
     shape: tuple[int, ...]  # before
@@ -42,7 +42,7 @@ class LeafPlan(NamedTuple):
 
 
 class Left(NamedTuple):
-    """Positions of one axis that are 0 in a parameter, and had to stay."""
+    """Positions along an axis of a parameter that are 0 but can't be removed."""
 
     path: str
     axis: int
@@ -51,11 +51,12 @@ class Left(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What is kept of every parameter: plain data, as JSON if need be.
+    """The positions of every parameter that are kept: data that can be saved as JSON.
 
-    ``leaves`` is all that is needed to cut parameters. The rest says what
-    :func:`compact` found: ``left`` what is 0 and had to stay, and why; ``sizes`` how
-    many units each pool has now (one layer of a stack), by its name.
+    ``leaves`` is all that is needed to cut parameters. The rest is what
+    :func:`compact` found: ``left`` lists zeros that could not be removed, and why;
+    ``sizes`` is the number of units of each pool now (of one layer of a stack), by the
+    pool's name.
 
     >>> import jprune
     >>> plan = jprune.compaction.Plan.from_json(
@@ -70,7 +71,7 @@ class Plan(NamedTuple):
     sizes: dict[str, int] = {}  # noqa: RUF012 (of a NamedTuple: never changed)
 
     def to_json(self) -> str:
-        """The plan as text."""
+        """Returns the plan as JSON."""
         return json.dumps(
             {
                 "leaves": [leaf._asdict() for leaf in self.leaves],
@@ -81,10 +82,10 @@ class Plan(NamedTuple):
 
     @classmethod
     def from_json(cls, text: str) -> "Plan":
-        """The plan that :meth:`to_json` wrote (0.1 wrote the list of leaves alone).
+        """Reads a plan that :meth:`to_json` wrote, also the list that 0.1 wrote.
 
         Raises:
-          ValueError: The text is no plan.
+          ValueError: The text is not a plan.
         """
         try:
             data = json.loads(text)
@@ -102,10 +103,10 @@ class Plan(NamedTuple):
             ) from None
 
     def apply(self, params: Tree) -> Tree:
-        """A fresh checkpoint of the same architecture, cut to what is kept.
+        """Cuts other parameters of the same architecture to the kept positions.
 
-        It only slices: constants that :func:`compact` folded into biases came
-        from the parameters that it saw.
+        It only slices: it does not fold constants into biases, as :func:`compact`
+        does.
 
         Raises:
           ValueError: A parameter is missing, unknown or of another shape.
@@ -145,18 +146,17 @@ class Plan(NamedTuple):
         return rebuild(params, found)
 
     def take(self, tree: Tree) -> Tree:
-        """Anything that holds trees like the parameters, cut the same way.
+        """Cuts optimizer states and other trees in the same way as the parameters.
 
-        An optimizer state, an average of the parameters, gradients, masks: a
-        leaf is cut if its path ends in that of a parameter; it may have more axes
-        in front (L-BFGS). Others, and arrays of at most one entry, stay as they
+        It takes an optimizer state, an average of the parameters, gradients or masks.
+        A leaf is cut if its path ends in that of a parameter; it may have more axes
+        in front (L-BFGS). Other leaves, and arrays of at most one entry, stay as they
         are.
 
         Raises:
-          ValueError: A leaf is called like a parameter that was cut and has
-            another shape, or lies in one of several slots of it (Adafactor, SM3):
-            what is left of such a statistic can't be told. Begin these with
-            ``init`` of the smaller parameters.
+          ValueError: A leaf has the path of a parameter that was cut but another
+            shape, or is one of several slots of it (Adafactor, SM3). Such a
+            statistic can't be cut: start it with ``init`` of the smaller parameters.
         """
         paths = ends(leaf.path for leaf in self.leaves)
         return rebuild(
@@ -168,10 +168,10 @@ class Plan(NamedTuple):
         )
 
     def expand(self, params: Tree) -> Tree:
-        """Smaller parameters at their places in the large ones, 0 elsewhere.
+        """Puts smaller parameters back into the large shapes, with 0 elsewhere.
 
-        What :meth:`apply` undone: trained further as a compact model, they go back to
-        the architecture that they came from. On the host.
+        It undoes :meth:`apply`: parameters that were trained as a compact model return
+        to the original architecture. It runs on the host.
 
         Raises:
           ValueError: A parameter is missing, unknown or not of the smaller shape.
@@ -206,7 +206,7 @@ class Plan(NamedTuple):
         return None if i is None else self.leaves[i]
 
     def masks(self, leaf: int) -> tuple[Array | None, ...]:
-        """For each axis of a parameter ``[layers or 1, n]``, what is kept."""
+        """Returns masks of what is kept along each axis, ``[layers or 1, n]``."""
         _, shape, kept = self.leaves[leaf]
         found: list[Array | None] = []
         for n, rows in zip(shape, kept, strict=True):
