@@ -1,4 +1,4 @@
-"""Pruning as optax transforms, and models that are smaller and faster for it."""
+"""Prunes JAX models with optax transforms, and makes them smaller and faster."""
 
 from jprune import allocations as allocations
 from jprune import calibration as calibration

@@ -1,7 +1,8 @@
-"""Plots of masks and errors, for matplotlib, which is imported when one is drawn.
+"""Plots masks, errors and searches with matplotlib.
 
-They draw on the figure or axes they are given, or on new ones of pyplot, and
-return them: a ``Figure`` of many images, or the ``Axes`` of one chart.
+Each function draws on the figure or axes that you pass, or on new ones of pyplot, and
+returns them: a ``Figure`` for several images, or the ``Axes`` of one chart. matplotlib
+is imported at the first plot.
 """
 
 from collections.abc import Mapping
@@ -57,9 +58,9 @@ def masks(
     """Draws every mask as an image: the last axis across, all others down.
 
     Args:
-      masks: A mask tree; places without masks are left out.
-      params: The parameters, if weights are to be shown, in colours that are
-        the same for all leaves. Without them what is kept is dark.
+      masks: A tree of masks; leaves without masks are left out.
+      params: The parameters, to show kept weights in colours, on one scale for all
+        leaves. Without them, kept weights are dark.
       figure: Where to draw; default: a new figure.
 
     Returns:
@@ -108,10 +109,10 @@ def masks(
 
 
 def sparsity(masks: Masks, *, ax: "Axes | None" = None) -> "Axes":
-    """Draws the sparsity of each leaf as a bar, and of all as a line.
+    """Draws the sparsity of each leaf as a bar, and the total as a line.
 
     Args:
-      masks: A mask tree.
+      masks: A tree of masks.
       ax: Where to draw; default: those of a new figure.
 
     Returns:
@@ -148,7 +149,7 @@ def accuracy(
     label: str | None = None,
     ax: "Axes | None" = None,
 ) -> "Axes":
-    """Draws accuracy against sparsity; with ``ax``, as one more curve.
+    """Draws accuracy against sparsity; pass ``ax`` to add a curve to a plot.
 
     Args:
       sparsities: Fractions removed, ``[n]``.
@@ -191,7 +192,7 @@ def accuracy(
 def errors(
     errors: Mapping[str, tuple[float, float]], *, ax: "Axes | None" = None
 ) -> "Axes":
-    """Draws how far the outputs of each parameter are off, masked and repaired.
+    """Draws the output errors of each parameter, masked and after repair.
 
     Args:
       errors: ``{path: (before, after)}``, as :func:`jprune.one_shot` returns.
@@ -202,7 +203,7 @@ def errors(
 
     Raises:
       ImportError: matplotlib is missing.
-      ValueError: There is no error, or one is no pair of numbers of at least 0.
+      ValueError: There are no errors, or one is not a pair of numbers of at least 0.
 
     >>> import jprune
     >>> axes = jprune.plot.errors({"w": (.4, .01), "v": (.2, .05)})
@@ -232,7 +233,7 @@ def errors(
 
 
 def curves(curves: Any, *, ax: "Axes | None" = None) -> "Axes":
-    """Draws what is lost if one pool keeps so many of its units.
+    """Draws the loss against the units that one pool keeps, for each pool.
 
     Args:
       curves: What :func:`jprune.search.sensitivity` returned.
@@ -273,17 +274,17 @@ def front(
     label: str | None = None,
     ax: "Axes | None" = None,
 ) -> "Axes":
-    """Draws what each model that was tried loses, and at most does.
+    """Draws the loss of each model that was tried, with its upper bound.
 
     Args:
-      front: That of what :func:`jprune.compress` returned.
+      front: The ``front`` of what :func:`jprune.compress` returned.
       by: The cost along the x axis.
-      label: A name, for ``ax.legend()``.
+      label: The name of the curve, for ``ax.legend()``.
       ax: Where to draw; default: those of a new figure.
 
     Returns:
-      The ``matplotlib.axes.Axes``: points with their bounds, full where the promise is
-      kept, and a line at the tolerance.
+      The ``matplotlib.axes.Axes``: points with their bounds, filled where the promise
+      is kept, and a line at the tolerance.
 
     Raises:
       ImportError: matplotlib is missing.

@@ -10,9 +10,9 @@ import numpy as np
 class Polynomial(NamedTuple):
     r"""A cost as a function of the shares of units that pools keep.
 
-    With shares :math:`s_p` it is :math:`\sum_t c_t \prod_{p \in t} s_p`: an array is as
-    large as the product of its axes, and a product costs the product of all axes
-    that it goes through.
+    With shares :math:`s_p` it is :math:`\sum_t c_t \prod_{p \in t} s_p`, because the
+    size of an array is the product of the lengths of its axes, and the cost of a product
+    is that of the lengths of all axes involved.
     """
 
     amounts: np.ndarray  # float64 [terms]: what each costs if nothing is gone
@@ -21,11 +21,11 @@ class Polynomial(NamedTuple):
 
     @property
     def whole(self) -> float:
-        """The cost if nothing is gone."""
+        """The cost if nothing is removed."""
         return float(self.amounts.sum())
 
     def at(self, shares: np.ndarray) -> np.ndarray:
-        """The cost, float64 ``[...]``, at shares ``[..., pools]``."""
+        """Computes the cost, float64 ``[...]``, at shares ``[..., pools]``."""
         one = np.ones((*shares.shape[:-1], 1))
         shares = np.concatenate([shares, one], -1)
         found = np.broadcast_to(1.0, (*shares.shape[:-1], len(self.amounts)))

@@ -8,9 +8,9 @@ from jprune._core.tables import table
 
 
 class Fit(NamedTuple):
-    """What :func:`jprune.search.fit` returns: data; prints as a table.
+    """What :func:`jprune.search.fit` returns; prints as a table.
 
-    For :func:`jprune.allocations.fitted`.
+    :func:`jprune.allocations.fitted` takes it.
     """
 
     names: tuple[str, ...]  # of pools
@@ -23,7 +23,7 @@ class Fit(NamedTuple):
 
     @property
     def sparsity(self) -> float:
-        """The fraction of all units that goes: `fitted` has these counts at it."""
+        """The fraction of all units removed; the sparsity to use with `fitted`."""
         units = self.numbers @ self.sizes
         return float(self.numbers @ (self.sizes - self.counts) / max(units, 1))
 

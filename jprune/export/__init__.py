@@ -1,4 +1,4 @@
-"""Export: models in files that run without their source, and sparse files."""
+"""Saves models to files that run without their source, and to sparse files."""
 
 from jprune.export.bundle import Bundle as Bundle
 from jprune.export.bundle import load as load

@@ -42,7 +42,7 @@ _LOAD = "export.load(path)"
 
 @dataclass(frozen=True, repr=False)
 class Bundle:
-    """A model that was loaded: see :func:`load`."""
+    """A model that :func:`load` read from files."""
 
     params: dict[str, Any]  #: Arrays by their paths: ``"Dense_0/kernel"``.
     plan: Plan | None  #: What was kept of the dense model.
@@ -59,11 +59,11 @@ class Bundle:
 
     @cached_property
     def fn(self) -> Any:
-        """The function of the flat parameters and the arguments.
+        """The jitted function of the flat parameters and the arguments.
 
-        It is jitted, and runs without jprune's or the model's source. Arguments
-        and outputs are dicts, lists and tuples; a NamedTuple is a tuple, a
-        dataclass a dict of its fields.
+        It runs without the source of jprune or of the model. Arguments and outputs
+        are dicts, lists and tuples: a NamedTuple becomes a tuple, and a dataclass a
+        dict of its fields.
 
         Raises:
           ValueError: Parameters or arguments have other paths, shapes or types.
@@ -83,19 +83,23 @@ class Bundle:
         return fn
 
     def verify(self, *, tolerance: float | None = None) -> Certificate:
-        """Runs it on inputs drawn from a seed, and compares with what was stored.
+        """Checks that the model gives the stored outputs on this machine.
+
+        It runs the model on inputs drawn from a seed, and compares the outputs with
+        those that :func:`save` stored.
 
         Args:
           tolerance: The largest difference that passes, as a fraction of the
             largest output. None: the root of the precision of the outputs, 3e-4
-            for float32. What is no floating number is compared and not held.
+            for float32. Outputs that are not floating may differ, but count in the
+            certificate.
 
         Returns:
           A :class:`~jprune.compaction.Certificate`.
 
         Raises:
-          ValueError: Outputs are further apart: it is another program, or this
-            machine computes something else.
+          ValueError: Outputs differ more: the program is another one, or this
+            machine computes it differently.
         """
         if tolerance is not None:
             check_positive("`bundle.verify(tolerance=...)`", tolerance)
@@ -123,31 +127,31 @@ def save(
     platforms: Sequence[str] | None = None,
     **static: Any,
 ) -> None:
-    """Writes a function and its parameters to files that need no source.
+    """Saves a function and its parameters to files that run without its source.
 
-    The program is StableHLO (:mod:`jax.export`), the parameters are safetensors, all
-    else is JSON; there is no pickle. Constants of the function above 64 KiB are
-    stored beside the parameters. Beside a bundle that is there already, the new
-    one is written before the old one goes: a save that fails or is killed
-    leaves the old one whole.
+    The program is stored as StableHLO (:mod:`jax.export`), the parameters as
+    safetensors and everything else as JSON, without pickle. Constants of the function
+    above 64 KiB are stored beside the parameters. If a bundle is there already, it is
+    replaced only after the new one is written: a save that fails or is killed leaves
+    the old one whole.
 
     Args:
-      path: A folder; or, if it ends in ``.zip``, one file.
+      path: A folder, or a single file if it ends in ``.zip``.
       fn: A function of parameters and arrays: ``model.apply``, ``small.fn``.
       params: Its parameters, concrete; any pytree of arrays.
-      *args: Its further arguments, arrays or shapes. Sizes that are symbols
-        (:func:`jax.export.symbolic_shape`) stay open. Values are not stored, but
-        for the least and the largest of integers.
-      plan: What was kept of a dense model, to be stored.
-      certificate: What was measured, to be stored.
+      *args: Its further arguments, arrays or shapes. Symbolic sizes
+        (:func:`jax.export.symbolic_shape`) stay variable. Values are not stored,
+        except the smallest and the largest of integers.
+      plan: The plan of a compact model, which is stored too.
+      certificate: The certificate of a compact model, which is stored too.
       vjp: Whether the derivative is stored too, so that training can go on.
-      platforms: Where it is to run, of ``"cpu"``, ``"cuda"``, ``"rocm"`` and
-        ``"tpu"``. None: where this process runs.
+      platforms: The platforms it will run on, of ``"cpu"``, ``"cuda"``, ``"rocm"``
+        and ``"tpu"``. None: that of this process.
       **static: Further keyword arguments of ``fn``, fixed.
 
     Raises:
-      ValueError: ``fn`` can't be exported, a parameter has no values, the plan is
-        that of another model, or something else is at ``path``.
+      ValueError: ``fn`` can't be exported, a parameter has no values, the plan
+        belongs to another model, or something else is at ``path``.
       ImportError: ``safetensors`` or ``flatbuffers`` is not installed.
 
     >>> import tempfile, jax.numpy as jnp, jprune
@@ -221,11 +225,11 @@ def save_compact(
 
 
 def load(path: str | Path) -> Bundle:
-    """Reads what :func:`save` wrote.
+    """Loads a model that :func:`save` wrote.
 
-    Nothing that a file brings is run while it is read, and nothing but XLA's
-    operations when it is called. Files are not encrypted or signed: load what you
-    trust, as for any program.
+    Loading runs no code from the files, and calling the model runs only XLA's
+    operations. Files are not encrypted or signed: load only those that you trust, as
+    with any program.
 
     Args:
       path: The folder or the ``.zip`` file.
@@ -234,8 +238,8 @@ def load(path: str | Path) -> Bundle:
       A :class:`Bundle`: ``bundle.fn(bundle.params, *args)`` computes what was saved.
 
     Raises:
-      ValueError: A file is missing, damaged, another one, or of a later version;
-        the place and the rule are named.
+      ValueError: A file is missing, damaged, not of this bundle, or of a later
+        version; the message names the place and the rule.
       ImportError: ``safetensors`` or ``flatbuffers`` is not installed.
     """
     about, parts = files.read_bundle(_LOAD, path, check_version)

@@ -27,16 +27,17 @@ def to_litert(
 ) -> Certificate | None:
     """Writes a function and its parameters as a LiteRT (``.tflite``) model.
 
-    Inputs of the signature ``serving_default`` are called ``args_0``, or by their
-    paths in it, outputs ``output_0`` or by their paths.
+    The signature ``serving_default`` names inputs ``args_0`` and so on, and outputs
+    ``output_0``. The leaves of a tree are named by their paths: ``args_0_x``,
+    ``output_x``.
 
     Args:
-      path: The file; the old one stays until the new one is whole.
+      path: The file. An old file is replaced once the new one is complete.
       fn: A function of parameters and arrays: ``small.fn``.
       params: Its parameters, concrete; they become constants.
       *args: Its further arguments, arrays or shapes of numbers.
-      verify: Whether the interpreter runs it on inputs that are drawn, before
-        anything is written.
+      verify: Whether the interpreter runs the model on random inputs and compares the
+        outputs, before anything is written.
       tolerance: The largest difference that passes, as a fraction of the largest
         output; None: the root of the precision.
       **static: Further keyword arguments of ``fn``, fixed.
@@ -45,7 +46,7 @@ def to_litert(
       A :class:`~jprune.compaction.Certificate`; None without ``verify``.
 
     Raises:
-      ValueError: The converter can't, or what it made computes something else.
+      ValueError: The converter fails, or the converted model gives other outputs.
       ImportError: ``litert-converter`` or ``ai-edge-litert`` is not installed.
     """
     converter = needed(

@@ -22,18 +22,18 @@ def to_onnx(
     tolerance: float | None = None,
     **static: Any,
 ) -> Certificate | None:
-    """Writes a function and its parameters as ONNX, with jax2onnx.
+    """Writes a function and its parameters as an ONNX model, with jax2onnx.
 
-    Inputs are called ``args_0``, or by their paths in it, outputs ``output_0`` or by
-    their paths.
+    Inputs are named ``args_0`` and so on, and outputs ``output_0``. The leaves of a
+    tree are named by their paths: ``args_0_x``, ``output_x``.
 
     Args:
-      path: The file; the old one stays until the new one is whole.
+      path: The file. An old file is replaced once the new one is complete.
       fn: A function of parameters and arrays: ``small.fn``.
       params: Its parameters, concrete; they become initializers.
       *args: Its further arguments, arrays or shapes; sizes may be symbols.
-      verify: Whether onnxruntime runs it on inputs that are drawn, before
-        anything is written.
+      verify: Whether onnxruntime runs the model on random inputs and compares the
+        outputs, before anything is written.
       tolerance: The largest difference that passes, as a fraction of the largest
         output; None: the root of the precision.
       **static: Further keyword arguments of ``fn``, fixed.
@@ -42,7 +42,7 @@ def to_onnx(
       A :class:`~jprune.compaction.Certificate`; None without ``verify``.
 
     Raises:
-      ValueError: The converter can't, or what it made computes something else.
+      ValueError: The converter fails, or the converted model gives other outputs.
       ImportError: ``jax2onnx`` or ``onnxruntime`` is not installed.
     """
     library = needed("to_onnx", "jax2onnx", _INSTALL)

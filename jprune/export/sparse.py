@@ -37,21 +37,21 @@ class Sparse(NamedTuple):
 def save_sparse(
     path: str | Path, params: Tree, masks: Masks | None = None
 ) -> None:
-    """Writes the weights that are kept, and one bit for each that had a mask.
+    """Saves only the kept weights, with one bit per weight for the masks.
 
-    The file is safetensors, and any reader of such files opens it: a leaf ``w`` with
-    a mask is two tensors, ``w.values`` (those kept, in the order of the leaf) and
-    ``w.bits`` (uint8, ``numpy.packbits(mask, bitorder="little")``); others are as
-    they are. Its size is that of the values kept, :math:`\\lceil n/8 \\rceil` bytes
-    for each leaf of :math:`n` weights that has a mask, and the header. All bits of
-    values are kept: -0, NaN, every dtype.
+    The file is safetensors, which any reader of such files opens. A leaf ``w`` with a
+    mask becomes two tensors: ``w.values``, the kept weights in the order of the leaf,
+    and ``w.bits`` (uint8, ``numpy.packbits(mask, bitorder="little")``). Other leaves
+    are stored as they are. The file holds the kept values, :math:`\\lceil n/8 \\rceil`
+    bytes for each masked leaf of :math:`n` weights, and a header. Values keep all their
+    bits: -0, NaN, every dtype.
 
     Args:
-      path: The file; the old one stays until the new one is whole.
+      path: The file. An old file is replaced once the new one is complete.
       params: A tree of concrete arrays.
       masks: Masks for it, as for :func:`jprune.apply_masks`; or the state of an
-        optimizer with a pruner, for its masks. None: what is exactly 0 goes, as
-        by :func:`jprune.read_masks`.
+        optimizer that prunes, whose masks are used. None: the masks that
+        :func:`jprune.read_masks` finds, which prune what is exactly 0.
 
     Raises:
       ValueError: A mask fits no parameter, or something is traced.
@@ -136,18 +136,18 @@ def _digest(tensors: Mapping[str, np.ndarray], leaves: str) -> str:
 
 
 def load_sparse(path: str | Path) -> Sparse:
-    """Reads what :func:`save_sparse` wrote.
+    """Loads parameters and masks that :func:`save_sparse` wrote.
 
     Args:
       path: The file.
 
     Returns:
       ``params`` and ``masks``, both dicts by path; :func:`unflat` puts them in a
-      tree. What was pruned is 0.
+      tree. Pruned weights are 0.
 
     Raises:
-      ValueError: The file is damaged or another one; the place and the rule are
-        named.
+      ValueError: The file is damaged or not such a file; the message names the place
+        and the rule.
       ImportError: ``safetensors`` is not installed.
     """
     place = f"`{_LOAD}`: '{path}'"

@@ -28,7 +28,7 @@ def flat(params: Tree) -> dict[str, Any]:
 
 
 def unflat(params: Mapping[str, Any], like: Tree) -> Tree:
-    """Parameters that were loaded, in a tree of your own.
+    """Puts loaded parameters into a tree of your own.
 
     Args:
       params: Arrays by their paths: ``bundle.params``, or what
@@ -40,7 +40,7 @@ def unflat(params: Mapping[str, Any], like: Tree) -> Tree:
       A tree like ``like``, with the arrays of ``params``.
 
     Raises:
-      ValueError: A path is missing or unknown, or a shape another one.
+      ValueError: A path is missing or unknown, or a shape differs.
 
     >>> import jax.numpy as jnp, jprune
     >>> like = {"Dense_0": {"kernel": jnp.zeros((1, 2))}}

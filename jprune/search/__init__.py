@@ -1,4 +1,4 @@
-"""How much can go, and where: curves, budgets and promises."""
+"""Finds how far a model can be compressed within a loss that you allow."""
 
 from jprune._core.costs import Polynomial as Polynomial
 from jprune._core.fits import Fit as Fit

@@ -44,7 +44,7 @@ BUDGETS = (
 
 
 class Compressed(NamedTuple):
-    """What :func:`compress` returns; prints in words."""
+    """What :func:`compress` returns; prints as sentences."""
 
     small: Compact  # the smaller model: `small.fn(small.params, *args)`
     params: Tree  # its parameters at the large shapes, 0 where masks are False
@@ -93,63 +93,66 @@ def compress(
     seed: int = 0,
     **static: Any,
 ) -> Compressed:
-    """Makes a trained model as small as it can be for a loss that you allow.
+    """Finds the smallest version of a trained model within a loss that you allow.
 
-    Which units can go is measured once (:func:`sensitivity`). Then budgets are tried
-    from large to small: for each, :func:`fit` says how much goes where, the dense model
-    is pruned and repaired (:func:`jprune.one_shot`), fine-tuned if you say how, made
-    small (:func:`jprune.compact`), and judged on samples that no search has seen. It
-    goes on as long as the loss is below ``tolerance`` with ``confidence``, and stops
-    at the first model of which that can't be said: so the promise holds although many
-    models were tried.
+    It measures once how much each layer's units matter (:func:`sensitivity`). Then it
+    tries budgets from large to small. For each, :func:`fit` decides how much to remove
+    where; then the dense model is pruned and repaired (:func:`jprune.one_shot`),
+    fine-tuned if you pass ``finetune``, made small (:func:`jprune.compact`), and judged
+    on ``holdout``. It goes on while the loss is below ``tolerance`` with
+    ``confidence``, and stops at the first model that fails. Because it stops there, the
+    confidence holds although several models were tried.
 
     Args:
-      fn: Any function of parameters and arrays, that of a trained model.
+      fn: The function of a trained model: any function of parameters and arrays.
       params: Its parameters.
-      batches: An iterable of batches, held at once: the first entries of each are the
-        arguments of ``fn``. Curves are measured on the first batches, as many as hold
-        256 samples; the repair takes as many as hold ``samples``, and of these the ones
-        with the shapes that most samples have. A batch is never cut: give some
-        hundreds of samples a batch. Labels are not needed.
-      holdout: Batches that are judged, other samples than those.
-      score: ``score(outputs, *batch) -> [n]``: of each sample whether it is right (bool,
-        or integers 0 and 1), or a number in [0, 1], of which less can be promised.
-      inputs: How many entries of a batch are arguments. None: if one number alone can
-        be right, it is found.
+      batches: An iterable of batches, all held at once. The first entries of each are
+        the arguments of ``fn``; labels are not needed. The search uses the first batches
+        that hold 256 samples, and the repair the first that hold ``samples``; of these
+        it takes the ones with the shapes that most samples have. Batches are not split,
+        so use some hundreds of samples per batch.
+      holdout: Batches of other samples, on which models are judged.
+      score: ``score(outputs, *batch) -> [n]``: for each sample, whether the output is
+        right (bool, or integers 0 and 1), or a number in [0, 1]. Numbers need more
+        samples for the same promise.
+      inputs: How many entries of a batch are arguments of ``fn``. None: it is found, if
+        only one number is possible.
       tolerance: How much of the mean score may be lost: .01 is one point.
-      confidence: Of the promise.
-      structure: What is removed. None: all units that can go. ``unstructured()``: single
-        weights; arrays keep their shapes, and only a sparse file is smaller.
-      where: The leaves that are pruned, as in :func:`jprune.find_masks`: with
-        ``channel(0)`` and ``where="Dense_0/kernel"`` whole inputs go. For units give
-        :func:`jprune.units` its own ``where``.
-      criterion: What puts units in order. None: ``gauss_newton`` for the curves; which
-        units go, the repair decides.
-      finetune: ``finetune(fn, params, masks) -> params``. It gets the smaller model and
-        no masks for units, the whole model and masks for weights;
-        :func:`jprune.distill` makes one. None: repair does it alone.
-      groups: ``groups(*batch) -> [n]``: to which group each sample belongs. The promise
-        then says which group loses most.
-      by: What is to be small: ``"multiply_adds"``, ``"parameters"`` or ``"bytes"``; or a
-        timer ``(fn, params, *args) -> seconds``, as :func:`jprune.report.latency`: units
-        go in multiples of 8, and of the models that keep the promise the fastest wins,
-        if it is faster than the dense one.
-      budgets: Fractions that are tried, falling.
-      distance: As in :func:`sensitivity`. None: ``kl`` for outputs with several numbers
-        in the last axis, else ``squared_error``.
-      samples: How many the repair takes. More are better, and what a program computes
-        of all of them is held at once. Static.
-      resume: A folder for what was made so far: the same call goes on from there.
-      seed: Of scores and searches: the same seed gives the same result.
+      confidence: The confidence of the promise, between 0 and 1.
+      structure: What is removed. None: all units that can be removed.
+        ``unstructured()``: single weights; arrays keep their shapes, and only a sparse
+        file is smaller.
+      where: The leaves that are pruned, as in :func:`jprune.find_masks`: ``channel(0)``
+        with ``where="Dense_0/kernel"`` removes whole inputs. For units, pass ``where``
+        to :func:`jprune.units`.
+      criterion: Ranks the units. None: ``gauss_newton`` ranks them for the search, and
+        the repair chooses which to remove.
+      finetune: ``finetune(fn, params, masks) -> params``; :func:`jprune.distill` makes
+        one. For units it gets the smaller model and None as masks, for weights the whole
+        model and masks. None: no fine-tuning, only repair.
+      groups: ``groups(*batch) -> [n]``: the group of each sample. The promise then names
+        the group that loses most.
+      by: The cost to reduce: ``"multiply_adds"``, ``"parameters"`` or ``"bytes"``; or a
+        timer ``(fn, params, *args) -> seconds``, as :func:`jprune.report.latency`. With
+        a timer, budgets are of multiply-adds, ``structure=None`` keeps multiples of 8
+        units, and the fastest model that keeps the promise wins, if it is faster than
+        the dense one.
+      budgets: The fractions of the cost that are tried, in falling order.
+      distance: As in :func:`sensitivity`, with the same default.
+      samples: How many samples the repair uses. More are better, but all that the
+        program computes from them is held at once. Static.
+      resume: A folder that stores the models made so far: the same call continues from
+        there.
+      seed: Seed of scores and searches: the same seed gives the same result.
       **static: Further keyword arguments of ``fn``, fixed; no arrays.
 
     Returns:
-      :class:`Compressed`. If no model keeps the promise it is the dense one.
+      :class:`Compressed`. If no model keeps the promise, it holds the dense one.
 
     Raises:
-      ValueError: Too few samples for any promise (it says how many are needed); scores
-        of another length or range; a batch that is searched on and judged on; nothing
-        that can be removed; a ``finetune`` that returns other shapes.
+      ValueError: There are too few samples for any promise (the message says how many
+        are needed); scores have another length or range; a batch is in both ``batches``
+        and ``holdout``; nothing can be removed; ``finetune`` returns other shapes.
 
     References:
       He et al., `AMC <https://arxiv.org/abs/1802.03494>`_, 2018 (budgets); Tango, 1998

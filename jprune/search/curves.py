@@ -12,10 +12,11 @@ from jprune._core.tables import table
 
 
 class Curves(NamedTuple):
-    """What :func:`sensitivity` returns: data; prints as a table.
+    """What :func:`sensitivity` returns; prints as a table.
 
-    Of each pool ``counts`` falls from all units, and ``losses`` is what is lost if it
-    keeps so many and the others all: 0 at first, and it never falls.
+    For each pool, ``counts`` are numbers of kept units, falling from all of them.
+    ``losses`` are the losses if the pool keeps that many and all other pools are whole:
+    they start at 0 and never fall.
     """
 
     names: tuple[str, ...]  # of pools
@@ -45,7 +46,7 @@ class Curves(NamedTuple):
         return text.rsplit("\n", 2)[0]
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Writes them as JSON, for :meth:`load`."""
+        """Writes the curves as JSON, for :meth:`load`."""
         data = self._asdict()
         for name in ("numbers", "sizes"):
             data[name] = data[name].tolist()
@@ -59,10 +60,10 @@ class Curves(NamedTuple):
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> "Curves":
-        """Those that :meth:`save` wrote.
+        """Reads curves that :meth:`save` wrote.
 
         Raises:
-          ValueError: The file holds none.
+          ValueError: The file holds no curves.
         """
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))

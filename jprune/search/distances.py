@@ -11,16 +11,16 @@ from jprune._core.typing import Tree
 
 
 def kl(dense: Tree, outputs: Tree) -> jax.Array:
-    r"""The mean Kullback-Leibler divergence of logits, without labels.
+    r"""Computes the mean Kullback-Leibler divergence of logits, without labels.
 
     .. math:: \mathrm{mean}\; \sum_c p_c \,(\log p_c - \log q_c)
 
-    with :math:`p` and :math:`q` the softmax of the last axis of the dense and of the
-    smaller model's outputs; several floating outputs add up.
+    Here :math:`p` and :math:`q` are the softmax over the last axis of the dense and of
+    the smaller model's outputs. If there are several floating outputs, it is the sum.
 
     Args:
       dense: Outputs of the dense model, ``[..., classes]`` each.
-      outputs: Those of the smaller one.
+      outputs: Outputs of the smaller model.
 
     Returns:
       A scalar, in float32 at least.
@@ -40,17 +40,18 @@ def kl(dense: Tree, outputs: Tree) -> jax.Array:
 
 
 def squared_error(dense: Tree, outputs: Tree) -> jax.Array:
-    r"""The squared difference, as a fraction of the dense outputs' variance.
+    r"""Computes the squared difference relative to the dense outputs' variance.
 
-    For regression, embeddings and whatever else is no logits:
-    :math:`|Y - \hat Y|_F^2 / |Y - \bar Y|_F^2` with the mean over the batch.
+    It is for regression, embeddings and other outputs that are not logits:
+    :math:`|Y - \hat Y|_F^2 / |Y - \bar Y|_F^2`, where :math:`\bar Y` is the mean over
+    the batch. If there are several floating outputs, it is the sum.
 
     Args:
       dense: Outputs of the dense model, ``[batch, ...]`` each.
-      outputs: Those of the smaller one.
+      outputs: Outputs of the smaller model.
 
     Returns:
-      A scalar, in float32 at least; several floating outputs add up.
+      A scalar, in float32 at least.
 
     >>> import jax.numpy as jnp, jprune
     >>> y = jnp.array([[1.], [3.]])

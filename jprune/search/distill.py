@@ -36,32 +36,31 @@ def distill(
     distance: Callable[[Any, Any], Any] | None = None,
     **static: Any,
 ) -> Callable[[Any, Tree, Masks | None], Tree]:
-    """Fine-tuning on what the dense model says, without labels.
+    """Makes a function that fine-tunes a model on the dense model's outputs.
 
-    What it returns goes into ``compress(..., finetune=...)``, and serves for any smaller
-    model: ``params = finetune(small.fn, small.params, None)``.
+    No labels are needed. Pass the function to ``compress(..., finetune=...)``, or call it
+    for any smaller model: ``params = finetune(small.fn, small.params, None)``.
 
     Args:
       fn: The dense model: any function of parameters and arrays.
-      params: Its parameters; they teach, and stay as they are.
+      params: Its parameters, which do not change.
       batches: An iterable of batches, each the tuple of further arguments or the only
-        one; all are held, and gone through in turn. What the dense model says of
-        each is computed once.
-      optimizer: Any of optax. A schedule is one of steps.
-      steps: How many, each on one batch. Static.
-      distance: ``(dense outputs, outputs) -> scalar``, as in
-        :func:`jprune.search.sensitivity`. None: ``kl`` for outputs with several
-        numbers in the last axis, else ``squared_error``.
+        one. All are held at once, and used in turn. The dense model's outputs are
+        computed once.
+      optimizer: Any optax optimizer. Its schedules count steps.
+      steps: Number of steps, each on one batch. Static.
+      distance: ``(dense outputs, outputs) -> scalar``, the loss. Default as in
+        :func:`jprune.search.sensitivity`.
       **static: Further keyword arguments of ``fn``, fixed; no arrays.
 
     Returns:
-      ``finetune(fn, params, masks) -> params``; with masks, what is pruned stays 0. It
-      trains all floating parameters but those called ``mean`` or ``var``: statistics
-      of norms are not learnt.
+      ``finetune(fn, params, masks) -> params``; with masks, pruned weights stay 0. It
+      trains all floating parameters except those called ``mean`` or ``var``, the
+      statistics of norms.
 
     Raises:
-      ValueError: No batch, or batches that ``fn`` does not take; ``steps`` is no
-        positive integer.
+      ValueError: There is no batch, ``fn`` does not take the batches, or ``steps`` is
+        not a positive integer.
 
     References:
       Hinton et al., `Distilling the Knowledge in a Neural Network

@@ -29,32 +29,31 @@ def fit(
     round_to: int | None = None,
     seed: int = 0,
 ) -> Fit:
-    r"""Finds how many units each pool keeps so that least is lost within a budget.
+    r"""Finds how many units each pool keeps for the smallest loss within a budget.
 
-    Minimises the sum of the curves, :math:`\sum_p L_p(n_p)`, subject to each cost
-    being at most its fraction of the whole model's. A cost is that of the coupled
-    model: of two layers in a row, a product costs what both keep. Configurations are
-    random at first; each is scaled onto the budget, the best are kept and changed by
-    smaller and smaller steps, and the best of all is improved unit by unit.
-    Where there are few, all are tried.
+    It minimises the sum of the curves, :math:`\sum_p L_p(n_p)`, while each cost is at
+    most its fraction of the whole model's. The cost of a product depends on the pools of
+    its inputs and of its outputs. The search starts from random configurations, scaled
+    to meet the budget; it keeps the best, changes them by smaller and smaller steps, and
+    improves the best of all unit by unit. If there are few configurations, it tries all.
 
     Args:
       curves: What :func:`sensitivity` returned.
-      budget: What may be left: fractions in (0, 1] of ``"multiply_adds"``,
+      budget: The fractions in (0, 1] that may be left of ``"multiply_adds"``,
         ``"parameters"`` or ``"bytes"``, one or several at once.
-      floor: Each pool keeps at least this fraction of what it would keep if all kept
-        the same share of themselves within the budget. A curve is measured with all
-        other pools whole and says little of a pool that is nearly empty.
-      round_to: Pools keep a multiple of it, or all. None: as the structure has it.
-      seed: Of the random configurations; the same seed gives the same fit.
+      floor: Suppose that all pools kept the same share of their units within the budget:
+        each pool keeps at least this fraction of that number. A curve is measured with
+        all other pools whole, and is unreliable for a pool that is nearly empty.
+      round_to: Pools keep a multiple of it, or all units. None: that of the structure.
+      seed: Seed of the random configurations; the same seed gives the same fit.
 
     Returns:
-      :class:`Fit`, for :func:`jprune.allocations.fitted`; ``fit.costs`` are those that
-      :func:`jprune.report.cost` counts of the compact model; of weights, those that
-      are not masked.
+      :class:`Fit`, for :func:`jprune.allocations.fitted`. ``fit.costs`` are what
+      :func:`jprune.report.cost` counts for the compact model, or for the masked model
+      if units are single weights.
 
     Raises:
-      ValueError: A budget that can't be met; it says the least that can be reached.
+      ValueError: A budget can't be met; the message gives the least that can be reached.
 
     Cost: under a second for 200 pools, on the host.
 

@@ -9,7 +9,7 @@ from jprune.search.promise import Promise
 
 
 class Point(NamedTuple):
-    """A smaller model that was tried."""
+    """A smaller model that :func:`compress` tried."""
 
     budget: float  # the fraction that was aimed at
     fit: Fit  # units of each pool, and what is left of each cost
@@ -19,7 +19,7 @@ class Point(NamedTuple):
 
     @property
     def times(self) -> float | None:
-        """How many times as fast as the dense model it was timed to be."""
+        """How many times as fast as the dense model it is; None if not timed."""
         if self.seconds is None or self.dense_seconds is None:
             return None
         return self.dense_seconds / self.seconds

@@ -8,9 +8,9 @@ import numpy as np
 
 
 class Promise(NamedTuple):
-    """A bound on what is lost, for data like the samples; prints in words.
+    """An upper bound on the loss, for data like the samples; prints as sentences.
 
-    ``loss`` is the mean score of the dense model less that of the smaller one.
+    ``loss`` is the mean score of the dense model minus that of the smaller one.
     """
 
     kept: bool  # whether the bound is at most the tolerance

@@ -41,39 +41,40 @@ def sensitivity(
     seed: Any = 0,
     **static: Any,
 ) -> Curves:
-    """Measures what is lost if one pool keeps so many units and the others all.
+    """Measures the loss when one pool keeps only its best units, for each pool.
 
-    The units of each pool are put in order once. Then pool for pool fewer of them are
-    kept, and the outputs are compared with those of the dense model: no labels are
-    needed. One compiled program with the counts as an input measures all.
+    It ranks the units of each pool once. Then, one pool at a time, it keeps fewer and
+    fewer of them and compares the outputs with those of the dense model, without labels.
+    One compiled program, with the counts as an input, measures everything.
 
     Args:
       fn: Any function of parameters and arrays.
       params: Its parameters, trained.
       batches: As in :func:`jprune.calibrate`; all are held at once. A few hundred
-        samples serve.
-      structure: ``jprune.units(graph)``, or weights: ``unstructured()``.
-      where: The leaves that are pruned, as in :func:`jprune.find_masks`; units have their
-        own.
-      criterion: What puts units in order; it may read no gradients. None:
+        samples are enough.
+      structure: ``jprune.units(graph)``, or ``unstructured()`` for single weights.
+      where: The leaves that are pruned, as in :func:`jprune.find_masks`. For units, pass
+        ``where`` to :func:`jprune.units`.
+      criterion: Ranks the units, without gradients. None:
         ``gauss_newton(fn, params, first_batch)``.
       levels: How many counts of each pool are tried, from all its units by even ratios
         to 4 % of them. Static.
-      distance: ``(dense outputs, outputs) -> scalar``. None: :func:`kl` for outputs with
-        several numbers in the last axis, as logits are; else :func:`squared_error`.
-      loss: ``(outputs, *batch) -> scalar`` in place of ``distance``, with labels: what
-        is measured is how far it rises.
-      inputs: How many entries of a batch are arguments of ``fn``; a loss sees all of
-        them. None: all.
-      seed: For the criterion; a seed or a random key of any form.
+      distance: ``(dense outputs, outputs) -> scalar``. None: :func:`kl` for outputs
+        with several numbers per sample in the last axis, as logits have, else
+        :func:`squared_error`.
+      loss: ``(outputs, *batch) -> scalar``, used instead of ``distance``, for example
+        with labels. The curves are then its increase.
+      inputs: How many entries of a batch are arguments of ``fn``; ``loss`` gets all
+        entries. None: all.
+      seed: A seed or a random key of any form, for the criterion.
       **static: Further keyword arguments of ``fn``, fixed; no arrays.
 
     Returns:
       :class:`Curves`, for :func:`fit`.
 
     Raises:
-      ValueError: No batch; a structure that has nothing to search for; a criterion that
-        reads gradients.
+      ValueError: There is no batch, the structure has nothing to search for, or the
+        criterion reads gradients.
 
     Cost: ``levels`` forward passes of all batches for each pool.
 
