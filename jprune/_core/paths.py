@@ -24,7 +24,7 @@ def _keyed(*trees: Tree) -> list[_Leaves]:
     """Leaves and holes of some trees, with their paths, by the keys of these.
 
     A key holds the names along a path, each for itself, so that a dict, a
-    ``FrozenDict`` and a dataclass go concatenate_many, and ``"a/b"`` is not ``"a"``,
+    ``FrozenDict`` and a dataclass match each other, and ``"a/b"`` is not ``"a"``,
     ``"b"``. Where that is not enough to tell leaves apart it is the path.
     """
     flat = [leaves_with_path(tree) for tree in trees]

@@ -24,8 +24,8 @@ def l0_ball(max_nonzero: int | jax.typing.ArrayLike) -> Projection:
     further apart.
 
     Args:
-      max_nonzero: :math:`k \ge 0`, an integer, which may be traced. A number above
-        that of entries changes nothing.
+      max_nonzero: :math:`k \ge 0`, an integer, which may be traced. If it exceeds the
+        number of entries, nothing changes.
 
     Returns:
       A function of a tree of floating arrays to a tree of the same shapes and
