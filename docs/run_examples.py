@@ -3,6 +3,7 @@
 python docs/run_examples.py              # all but the benchmarks and LONG
 python docs/run_examples.py quickstart benchmarks/train_step
 MNIST=mnist.npz python docs/run_examples.py benchmarks/shrinking
+MODEL=folder TEXT=sentences.txt python docs/run_examples.py benchmarks/minilm
 """
 
 import subprocess
@@ -53,6 +54,7 @@ LONG = {
     "one_ranking": [*ONE_RANKING, "--allocation=global_ranking"],
     "one_ranking_l2": [*ONE_RANKING, "--allocation=global_ranking_l2"],
     "benchmarks/calibration": [],
+    "benchmarks/minilm": [],
     "benchmarks/lenet": ["--networks", "LeNet-300-100"],
     "benchmarks/medicine": [],
     "one_shot_tables": ["--cache=models"],

@@ -31,6 +31,7 @@ loaded as a module of Flax NNX, and pruned and repaired as the function was.
 
 import argparse
 import json
+import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -293,8 +294,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     add = parser.add_argument
-    add("--model", required=True, help="the encoder's folder")
-    add("--text", required=True, help="sentences, one a line")
+    for flag in ("model", "text"):  # a folder; a file of sentences
+        given = os.environ.get(flag.upper())
+        add(f"--{flag}", default=given, required=not given)
     add("--left", type=float, nargs="+", default=[0.5], help="multiply-adds")
     add("--steps", type=int, default=1200, help="of distillation")
     add("--seeds", type=int, default=3)
