@@ -391,6 +391,16 @@ def test_other_benchmarks(
 
 
 @pytest.mark.slow
+def test_the_script_for_gpus_runs_here() -> None:
+    command = [sys.executable, "examples/benchmarks/gpu.py", "--quick"]
+    command += ["--only", "one_shot", "compaction"]
+    printed = subprocess.check_output(command, cwd=ROOT, text=True)
+    assert printed.count("dense passes") == 2
+    assert "one_shot by sparsegpt()" in printed
+    assert "| 1 | 90% |" in printed
+
+
+@pytest.mark.slow
 def test_every_pruner_at_the_end_holds(run: Run) -> None:
     names, printed = run("chain_order")
     assert heads(printed) == heads(shown("chain_order"))
