@@ -48,7 +48,6 @@ optax.masked(optax.chain(adamw, pruner), kernels)
 optax.partition({0: optax.chain(adamw, pruner), 1: sgd}, labels)
 optax.chain(optax.partition({0: adamw, 1: sgd}, labels), pruner)
 optax.inject_hyperparams(tuned, hyperparam_dtype=jnp.float32)(sparsity=0.5)
-optax.inject_stateful_hyperparams(tuned)(sparsity=of_state)
 optax.chain(optax.inject_hyperparams(optax.adamw)(0.1), pruner)
 optax.selective_transform(optax.chain(adamw, pruner), freeze_mask=frozen)
 optax.chain(optax.selective_transform(adamw, freeze_mask=frozen), pruner)
@@ -112,7 +111,6 @@ NAMES = {
     "kernels": {"a": True, "b": True, "bias": False},
     "frozen": {"a": False, "b": False, "bias": True},
     "skip": optax.skip_not_finite,
-    "of_state": optax.schedules.WrappedSchedule(ramp),
     "odd": odd,
 }
 

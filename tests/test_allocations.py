@@ -210,6 +210,7 @@ def test_normalised_ranking() -> None:
     assert masks["w2"].tolist() == [True, True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalize", ["l2", "lamp"])
 @pytest.mark.sweep(2)
 def test_scores_that_are_not_finite(normalize: str) -> None:

@@ -203,6 +203,7 @@ def test_any_container(params: Any) -> None:
     np.testing.assert_array_equal(jax.tree.leaves(masks)[0], kernel != 0)
 
 
+@pytest.mark.slow
 def test_mlp_from_params() -> None:
     model = MLP((7, 5, 2), activation=linen.tanh)
     variables = model.init(jax.random.key(0), jnp.ones((1, 4)))

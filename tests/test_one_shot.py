@@ -282,6 +282,7 @@ def test_errors_are_those_of_the_outputs() -> None:
         x = np.maximum(out, 0)
 
 
+@pytest.mark.slow
 def test_errors_of_dense_targets() -> None:
     params = tree(**MLP)
     result = one_shot(mlp, params, [X], 0.5, targets="dense")
@@ -306,6 +307,7 @@ def test_means_of_outputs_stay_where_there_is_a_bias() -> None:
         np.testing.assert_array_equal(result.params[name], params[name])
 
 
+@pytest.mark.slow
 def test_wanda_is_a_criterion_and_no_repair() -> None:
     params = tree(**MLP)
     stats = calibrate(mlp, params, [X])
@@ -669,6 +671,7 @@ def test_sharded_batches(kind: AxisType) -> None:
     same(jax.device_get(got.params), jax.device_get(wanted.params))
 
 
+@pytest.mark.slow
 def test_an_expert_without_rows_stays_whole() -> None:
     params = {"w": jnp.asarray(numbers(3, 4, 2), jnp.float32)}
     x = jnp.asarray(numbers(9, 4, seed=1), jnp.float32)

@@ -78,6 +78,7 @@ def test_a_schedule_of_traced_values_passes() -> None:
     assert all(mask.all() for mask in jax.tree.leaves(kept(90.0)))
 
 
+@pytest.mark.slow
 @pytest.mark.sweep(2)
 @pytest.mark.parametrize("bad", [90.0, -0.5, np.nan])
 def test_what_no_probe_sees_changes_nothing(bad: float) -> None:
@@ -92,6 +93,7 @@ def test_what_no_probe_sees_changes_nothing(bad: float) -> None:
         assert sum(int(jnp.sum(~mask)) for mask in masks) == zeros
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", [90.0, np.nan])
 def test_a_traced_sparsity_that_is_none_prunes_nothing(bad: float) -> None:
     find = jax.jit(jprune.find_masks)
@@ -101,6 +103,7 @@ def test_a_traced_sparsity_that_is_none_prunes_nothing(bad: float) -> None:
     jax.tree.map(np.testing.assert_array_equal, again, masks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "bad"), [("sparsity", 90.0), ("fraction", np.nan)]
 )

@@ -264,6 +264,7 @@ def test_many_configurations_come_close_to_the_best(seed):
     assert best * (1 - 1e-9) <= fit.loss <= best * 1.05
 
 
+@pytest.mark.slow
 @pytest.mark.sweep(2)
 @pytest.mark.parametrize("name", ["mlp", "gpt"])
 def test_costs_of_a_fit_are_those_of_the_compact_model(name):

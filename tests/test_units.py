@@ -72,6 +72,7 @@ def test_frozen_says_why(params):
     assert reasons["b", 0] == "not used"
 
 
+@pytest.mark.slow
 def test_score_is_the_sum_of_all_that_belongs_to_a_unit(graph, params):
     masks = jprune.find_masks(params, 0.5, structure=jprune.units(graph))
     scores = (
@@ -193,6 +194,7 @@ def test_meshes(kind, params):
     )
 
 
+@pytest.mark.slow
 def test_where_selects_pools():
     def fn(p, x):
         h = jax.nn.relu(jax.nn.relu(x @ p["a"]) @ p["b"])
