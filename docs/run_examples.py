@@ -55,6 +55,19 @@ LONG = {
     "one_ranking_l2": [*ONE_RANKING, "--allocation=global_ranking_l2"],
     "benchmarks/calibration": [],
     "benchmarks/minilm": [],
+    "scale_1e9": [
+        *("--parameters=1e9", "--forms=stacked", "--only", "read pass"),
+        *(
+            "find_masks, uniform",
+            "find_masks, one ranking",
+            "find_masks, units",
+        ),
+        *("prune, masks chosen", "keep_masks"),
+    ],
+    "scale_1e8": [
+        *("--parameters=1e8", "--forms=stacked", "--only", "read pass"),
+        *("compact, half of the units", "save_sparse", "calibrate"),
+    ],
     "benchmarks/lenet": ["--networks", "LeNet-300-100"],
     "benchmarks/medicine": [],
     "one_shot_tables": ["--cache=models"],
@@ -66,6 +79,8 @@ LONG = {
 SCRIPTS = {  # of another name
     "automatic_networks": "benchmarks/automatic",
     "repaired_curves": "benchmarks/automatic",
+    "scale_1e9": "benchmarks/scale",
+    "scale_1e8": "benchmarks/scale",
     "accuracy_networks": "benchmarks/accuracy",
     "digits_validation": "digits_sparse_training",
     "one_shot_tables": "benchmarks/one_shot",

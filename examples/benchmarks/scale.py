@@ -191,7 +191,8 @@ def stepped(fixed: bool) -> Callable[..., Built]:
         del form, tree
 
         def chain(params: Any) -> Any:
-            link = jprune.prune(0.5, every=1, where=KERNELS)
+            rising = optax.linear_schedule(0.4, 0.6, 10)  # new masks each step
+            link = jprune.prune(rising, where=KERNELS)
             if fixed:
                 masks = jax.tree.map(lambda x: x > 0, params)
                 link = jprune.keep_masks(masks)
