@@ -55,6 +55,7 @@ LONG = {
     "one_ranking_l2": [*ONE_RANKING, "--allocation=global_ranking_l2"],
     "benchmarks/calibration": [],
     "benchmarks/minilm": [],
+    "benchmarks/resnet": [],
     "scale_1e9": [
         *("--parameters=1e9", "--forms=stacked", "--only", "read pass"),
         *(
