@@ -3,7 +3,8 @@
     python examples/benchmarks/lenet.py --data mnist.npz
 
 A dense network learns by Adam. From there each recipe trains it for as many
-epochs again, with fresh moments, while weights are pruned:
+epochs again (`--longer`: so many times as many), with fresh moments, while
+weights are pruned:
 
 - "gradual": a cubic schedule in the first half of the steps, masks chosen every
   50 steps by magnitude, or by magnitude times the norm of what it multiplies
@@ -330,17 +331,19 @@ def mean(values: Sequence[float]) -> str:
     return f"{np.mean(values):.2f} +- {spread:.2f}"
 
 
-def choose(network: Network, data: Data, seeds: int, names: Any) -> str:
+def choose(network: Network, data: Data, args: argparse.Namespace) -> str:
     """The recipe with the smallest error on validation images."""
     x, y = np.asarray(data.x), np.asarray(data.y)
     rest, held = slice(None, -VALIDATION), slice(-VALIDATION, None)
     found: dict[str, list[float]] = {}
-    for seed in range(seeds):
+    names = args.recipes
+    for seed in range(args.choosing):
         dense = train(network, x[rest], y[rest], seed)
         first = errors(dense.fn, dense.params, x[held], y[held])
         found.setdefault("dense", []).append(first.mean)
         for name in tqdm(names, f"choosing, seed {seed}", leave=False):
-            params = RECIPES[name](dense, network.judged)
+            longer = dense._replace(steps=args.longer * dense.steps)
+            params = RECIPES[name](longer, network.judged)
             one = errors(dense.fn, params, x[held], y[held])
             found.setdefault(name, []).append(one.mean)
     print(f"\nerror on {VALIDATION:,} validation images, {network.judged:.0%}")
@@ -352,10 +355,13 @@ def choose(network: Network, data: Data, seeds: int, names: Any) -> str:
 def show(name: str, data: Data, args: argparse.Namespace) -> None:
     """Chooses a recipe and prints what it does on the test images."""
     network = NETWORKS[name]
-    print(f"\n{name}, {network.epochs} epochs and {network.epochs} more")
+    more = args.longer * network.epochs
+    print(f"\n{name}, {network.epochs} epochs and {more} more")
     recipe = args.recipes[0]
     if len(args.recipes) > 1:
-        recipe = choose(network, data, args.choosing, args.recipes)
+        recipe = choose(network, data, args)
+    if not args.seeds:
+        return
     x, y = np.asarray(data.x), np.asarray(data.y)
     x_test, y_test = np.asarray(data.x_test), np.asarray(data.y_test)
     cells: dict[Any, list[Errors]] = {}
@@ -363,8 +369,9 @@ def show(name: str, data: Data, args: argparse.Namespace) -> None:
         dense = train(network, x, y, seed + 100)
         judge = partial(errors, dense.fn, x=x_test, y=y_test)
         cells.setdefault(0.0, []).append(judge(params=dense.params))
-        for sparsity in network.sparsities:
-            params = RECIPES[recipe](dense, sparsity)
+        for sparsity in args.sparsities or network.sparsities:
+            longer = dense._replace(steps=args.longer * dense.steps)
+            params = RECIPES[recipe](longer, sparsity)
             kernels = [w for w in jax.tree.leaves(params) if w.ndim > 1]
             kept = sum(int(np.count_nonzero(w)) for w in kernels)
             assert kept <= (1 - sparsity) * sum(w.size for w in kernels) + 1
@@ -388,7 +395,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--data", default=os.environ.get("MNIST"), help="mnist.npz")
     add("--networks", nargs="+", default=[*NETWORKS])
     add("--recipes", nargs="+", default=[*RECIPES])
-    add("--seeds", type=int, default=3)
+    add(
+        "--longer",
+        type=int,
+        default=1,
+        help="a recipe's epochs, in the dense's",
+    )
+    add("--seeds", type=int, default=3, help="0: recipes are compared only")
+    add("--sparsities", type=float, nargs="+", help="for the test images")
     add(
         "--choosing",
         type=int,
