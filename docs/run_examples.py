@@ -70,6 +70,15 @@ LONG = {
         *("compact, half of the units", "save_sparse", "calibrate"),
     ],
     "benchmarks/lenet": ["--networks", "LeNet-300-100"],
+    "lenet_choice": [
+        *("--networks", "LeNet-300-100", "--longer=3", "--choosing=2"),
+        *("--seeds=0", "--recipes", "gradual, one ranking (l2), activation"),
+        "gradual, Erdos-Renyi, activation",
+    ],
+    "lenet_longer": [
+        *("--networks", "LeNet-300-100", "--longer=3", "--sparsities", ".98"),
+        *(".985", ".99", "--recipes", "gradual, Erdos-Renyi, activation"),
+    ],
     "benchmarks/medicine": [],
     "one_shot_tables": ["--cache=models"],
     "benchmarks/selection": [
@@ -80,6 +89,8 @@ LONG = {
 SCRIPTS = {  # of another name
     "automatic_networks": "benchmarks/automatic",
     "repaired_curves": "benchmarks/automatic",
+    "lenet_choice": "benchmarks/lenet",
+    "lenet_longer": "benchmarks/lenet",
     "scale_1e9": "benchmarks/scale",
     "scale_1e8": "benchmarks/scale",
     "accuracy_networks": "benchmarks/accuracy",
