@@ -65,6 +65,10 @@ LONG = {
         ),
         *("prune, masks chosen", "keep_masks"),
     ],
+    "scale_leaves": [
+        *("--parameters=1e7", "--forms=layers", "--only", "read pass"),
+        "find_masks, uniform",
+    ],
     "scale_1e8": [
         *("--parameters=1e8", "--forms=stacked", "--only", "read pass"),
         *("compact, half of the units", "save_sparse", "calibrate"),
@@ -92,6 +96,7 @@ SCRIPTS = {  # of another name
     "lenet_choice": "benchmarks/lenet",
     "lenet_longer": "benchmarks/lenet",
     "scale_1e9": "benchmarks/scale",
+    "scale_leaves": "benchmarks/scale",
     "scale_1e8": "benchmarks/scale",
     "accuracy_networks": "benchmarks/accuracy",
     "digits_validation": "digits_sparse_training",

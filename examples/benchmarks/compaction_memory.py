@@ -34,6 +34,14 @@ def memory(what: str) -> float:
     return int(re.findall(rf"{what}:\s+(\d+)", status)[0]) / 1024
 
 
+def settle() -> float:
+    """MiB that are held once what can be freed is; the peak starts here."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    return memory("VmRSS")
+
+
 def main() -> None:
     """Prints times and peaks."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -53,10 +61,7 @@ def main() -> None:
     x = jax.ShapeDtypeStruct((1, 784), jnp.float32)
     jax.block_until_ready((params, masks))
     del w
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts here
-    before = memory("VmRSS")
+    before = settle()
     begin = time.perf_counter()
     graph = jprune.trace_units(fn, params, x)
     traced, peak = time.perf_counter(), memory("VmHWM") - before

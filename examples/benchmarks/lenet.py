@@ -323,12 +323,12 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
-def mean(values: Sequence[float]) -> str:
+def mean(values: Sequence[float], digits: int = 2) -> str:
     """And its standard error."""
     if len(values) == 1:
-        return f"{values[0]:.2f}"
+        return f"{values[0]:.{digits}f}"
     spread = np.std(values, ddof=1) / len(values) ** 0.5
-    return f"{np.mean(values):.2f} +- {spread:.2f}"
+    return f"{np.mean(values):.{digits}f} +- {spread:.{digits}f}"
 
 
 def choose(network: Network, data: Data, args: argparse.Namespace) -> str:

@@ -33,6 +33,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from lenet import mean
 from sklearn.datasets import load_breast_cancer, load_diabetes
 from sklearn.model_selection import train_test_split
 from tqdm import tqdm
@@ -127,12 +128,6 @@ def scores(params: Any, patients: Patients) -> Scores:
     return Scores(*(100 * float(part.mean()) for part in found))
 
 
-def mean(values: Sequence[float]) -> str:
-    """And its standard error."""
-    spread = np.std(values, ddof=1) / len(values) ** 0.5
-    return f"{np.mean(values):.1f} +- {spread:.1f}"
-
-
 def show(name: str, seeds: int) -> None:
     """Prints what is left of one data set's measurements."""
     whole, names = load(name)
@@ -167,10 +162,10 @@ def show(name: str, seeds: int) -> None:
             table[row].append(scores(one, test))
         if seed == 100:
             print(f"\n{name}, seed {seed}\n{result.front}\n{result.promise}")
-    print(f"\n{name}: {mean(left)} of {most} measurements are left")
+    print(f"\n{name}: {mean(left, 1)} of {most} measurements are left")
     print(f"{'':10}" + "".join(f"{part:>14}" for part in Scores._fields))
     for row, found in table.items():
-        cells = (f"{mean(part):>14}" for part in zip(*found, strict=True))
+        cells = (f"{mean(part, 1):>14}" for part in zip(*found, strict=True))
         print(f"{row:10}", *cells, sep="")
     often = ", ".join(f"{k} ({n})" for k, n in reads.most_common(8))
     print(f"most often left, of {seeds} seeds: {often}", flush=True)

@@ -43,6 +43,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from lenet import mean
 from one_shot_models import (
     Model,
     cosine,
@@ -233,14 +234,6 @@ def without_a_word(lines: Sequence[str]) -> list[str]:
             del words[rng.integers(len(words))]
         found.append(" ".join(words))
     return found
-
-
-def mean(values: Sequence[float], digits: int) -> str:
-    """And its standard error."""
-    if len(values) == 1:
-        return f"{values[0]:.{digits}f}"
-    spread = np.std(values, ddof=1) / len(values) ** 0.5
-    return f"{np.mean(values):.{digits}f} +- {spread:.{digits}f}"
 
 
 def row(name: str, found: Sequence[Judged], fast: Sequence[Any] = ()) -> None:

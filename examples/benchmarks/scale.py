@@ -23,8 +23,6 @@ cores and the memory of one machine, so passes mean more than seconds.
 """
 
 import argparse
-import ctypes
-import gc
 import os
 import re
 import subprocess
@@ -39,6 +37,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from compaction_memory import memory, settle
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -122,20 +121,6 @@ def made(tree: Any) -> Any:
             programs[key] = jax.jit(normal, out_shardings=x.sharding)
         found.append(programs[key](jax.random.key(i)))
     return jax.block_until_ready(jax.tree.unflatten(structure, found))
-
-
-def memory(what: str) -> int:
-    """Bytes that are held (``VmRSS``) or were at most (``VmHWM``)."""
-    status = Path("/proc/self/status").read_text()
-    return int(re.findall(rf"{what}:\s+(\d+)", status)[0]) * 1024
-
-
-def settle() -> int:
-    """Bytes that are held; the peak starts here."""
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
-    return memory("VmRSS")
 
 
 def exchanged(text: str) -> int:
@@ -294,7 +279,7 @@ def of_program(name: str, form: str, tree: Any) -> list[float]:
     times.append(time.perf_counter())
     held = settle()
     found = jax.block_until_ready(compiled(params, *rest))
-    peak = memory("VmHWM") - held
+    peak = (memory("VmHWM") - held) * 2**20
     size = sum(x.nbytes for x in jax.tree.leaves(found))
     again = found if donated else (params, *rest)
     times.append(time.perf_counter())
@@ -310,7 +295,7 @@ def of_call(name: str, form: str, tree: Any) -> list[float]:
     held, start = settle(), time.perf_counter()
     found = jax.block_until_ready(CALLS[name](form, params))
     seconds = time.perf_counter() - start
-    peak = memory("VmHWM") - held
+    peak = (memory("VmHWM") - held) * 2**20
     size = sum(x.nbytes for x in jax.tree.leaves(found))
     return [np.nan, np.nan, seconds, size, peak, np.nan]
 
