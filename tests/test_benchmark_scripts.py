@@ -41,7 +41,7 @@ def test_channels_of_a_resnet_go_in_multiples_of_8(
 def test_no_weight_is_exchanged_on_eight_devices() -> None:
     operations = ["read pass", "find_masks, uniform", "find_masks, units"]
     operations += ["prune, masks chosen", "keep_masks"]
-    command = [sys.executable, FOLDER / "scale.py", "--parameters=1e6"]
+    command = [sys.executable, str(FOLDER / "scale.py"), "--parameters=1e6"]
     command += ["--forms", "stacked", "--only", *operations]
     printed = subprocess.check_output(command, text=True)
     assert "3,937,280 parameters in 7 leaves" in printed
