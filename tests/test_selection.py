@@ -503,6 +503,42 @@ def test_many_leaves_on_a_mesh(axis_type):
     assert_only_counts_travel(str(compiled.as_text()), most=48 * 7)
 
 
+@pytest.mark.parametrize("alike", [True, False])
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.slow
+def test_layers_of_one_kind_are_read_together_on_a_mesh(axis_type, alike):
+    """Divided as their names say, no score travels; else all is right too."""
+    mesh = jax.make_mesh((8,), ("a",), axis_types=(axis_type,))
+    rng = np.random.default_rng(10)
+    values = rng.integers(0, 9, size=(48, 2, 16, 24)).astype(np.float32)
+    into, out = P(None, "a"), P("a")
+
+    def layer(i):
+        specs = (into, out) if alike or i % 2 else (out, into)
+        return {
+            name: jax.device_put(x, NamedSharding(mesh, spec))
+            for name, x, spec in zip(
+                ("up", "wo"), values[i], specs, strict=True
+            )
+        }
+
+    placed = {f"layer_{i:02}": layer(i) for i in range(48)}
+    with jax.set_mesh(mesh):
+        compiled = top_k_mask.lower(placed, jnp.int32(9)).compile()
+        found = compiled(placed, jnp.int32(9000))
+    found = jax.tree.leaves(found)
+    np.testing.assert_array_equal(
+        joined(found), expected([*np.reshape(values, (96, 16, 24))], 9000)
+    )
+    for x, mask in zip(jax.tree.leaves(placed), found, strict=True):
+        assert mask.sharding.is_equivalent_to(x.sharding, x.ndim)
+    if alike:
+        text = str(compiled.as_text())
+        assert_only_counts_travel(text, most=48 * 7)
+        # Two kinds and two questions, each of seven keys: one by one 96 kinds.
+        assert len(re.findall(r" all-(?:gather|reduce)\(", text)) <= 4 * 8
+
+
 @pytest.mark.parametrize(
     ("shape", "spec"),
     [

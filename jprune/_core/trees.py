@@ -5,6 +5,7 @@ A *hole* is a place without a parameter: ``None`` or ``optax.MaskedNode``. A
 ``Partitioned``); it is seen through.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -59,6 +60,20 @@ def unique_names(paths: Sequence[KeyPath]) -> list[str]:
         name if times[name] == 1 else jax.tree_util.keystr(path)
         for name, path in zip(names, paths, strict=True)
     ]
+
+
+def layer_names(structure: jax.tree_util.PyTreeDef) -> tuple[str, ...]:
+    """The path of each leaf without numbers: the same for all layers of a kind.
+
+    ``""`` where numbers are all there is, and nothing says what is of a kind.
+
+    >>> layer_names(jax.tree.structure({"w_0": 1, "w_1": 2, "b": [3, 4]}))
+    ('b/', 'b/', 'w_', 'w_')
+    """
+    tree = jax.tree.unflatten(structure, range(structure.num_leaves))
+    paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
+    names = [re.sub(r"\d+", "", path_name(path)) for path in paths]
+    return tuple(name if name.strip("/") else "" for name in names)
 
 
 def leaves_with_path(tree: Tree) -> list[tuple[KeyPath, Any]]:

@@ -16,7 +16,7 @@ from jprune._core.checks import (
 )
 from jprune._core.paths import matched_to
 from jprune._core.seeds import key_maker
-from jprune._core.trees import is_hole
+from jprune._core.trees import is_hole, layer_names
 from jprune._core.typing import Masks, Tree, Where
 from jprune._core.where import check_where
 from jprune.allocations import Allocation
@@ -175,18 +175,19 @@ def find(
     units, structure = unit_scores(method, params, state, grads, key)
     if not units:
         return params
-    before = kept or (None, None)
+    stay, marked = kept or (None, None)
+    names = layer_names(structure)
     least = reserved(method, *shape_of(units))
     if least is not None:
-        units = _reserve(least, units, before[0])
+        units = _reserve(least, units, stay, names)
     if isinstance(counts, Budget):
-        counts = _affordable(method, params, units, counts, before[0])
+        counts = _affordable(method, params, units, counts, stay)
     if method.structure.few_units and not isinstance(counts, _counts.Count):
-        marks = select_few(units, counts, before[0])
+        marks = select_few(units, counts, stay)
     else:
-        marks = select(units, counts, *before)
+        marks = select(units, counts, stay, marked, names=names)
     if method.structure.round_to and method.allocation.joint:
-        marks = _filled_up(units, marks, before[0], method.structure.round_to)
+        marks = _filled_up(units, marks, stay, method.structure.round_to)
     chosen = jax.tree.unflatten(structure, marks)
     return method.structure.to_masks(chosen, params)
 
@@ -234,9 +235,10 @@ def _reserve(
     least: np.ndarray,
     units: list[jax.Array],
     kept: list[jax.Array] | None,
+    names: tuple[str, ...],
 ) -> list[jax.Array]:
     """Makes the scores of so many best units of each pool the highest of all."""
-    best = select(units, jnp.asarray(least, np.int32), kept)
+    best = select(units, jnp.asarray(least, np.int32), kept, names=names)
     # Infinity comes first (not NaN, which `jax_debug_nans` refuses), so that
     # what is as high and not reserved must step back.
     return [

@@ -9,7 +9,11 @@ from jax import lax
 
 from jprune._core.checks import check_member
 from jprune._core.paths import matched_to
-from jprune._core.trees import at_least_float32, concatenate_many
+from jprune._core.trees import (
+    at_least_float32,
+    concatenate_many,
+    layer_names,
+)
 from jprune._core.typing import Masks, Tree, Where
 from jprune._core.where import PRUNED, choose
 from jprune.allocations import Allocation
@@ -113,10 +117,11 @@ def kept_units(
     """Units of which any weight is kept, and how many unless it is known."""
     structure, joint = method.structure, method.allocation.joint
     if structure.moves:
-        units = jax.tree.leaves(structure.to_units(masks))
+        units, form = jax.tree.flatten(structure.to_units(masks))
     else:
         ones = jax.tree.map(lambda m: m.astype(jnp.float32), masks)
-        units = [x > 0 for x in jax.tree.leaves(structure.to_units(ones))]
+        found, form = jax.tree.flatten(structure.to_units(ones))
+        units = [x > 0 for x in found]
     if counts is not None:
         return Kept(units, counts)
     if not units:
@@ -125,4 +130,5 @@ def kept_units(
         return Kept(
             units, concatenate_many([count_alike(x)[None] for x in units])
         )
-    return Kept(units, count_kept(units, joint=joint))
+    names = layer_names(form)
+    return Kept(units, count_kept(units, joint=joint, names=names))

@@ -146,27 +146,41 @@ def _picked(values: jax.Array, entries: np.ndarray) -> jax.Array:
     return values[:, entries]
 
 
-def plan_of(leaves: list[jax.Array], *, joint: bool) -> ReadPlan:
+def plan_of(
+    leaves: list[jax.Array],
+    *,
+    joint: bool,
+    names: Sequence[str] | None = None,
+) -> ReadPlan:
     """A plan for arrays ``[pools, rows, units]``.
 
     Leaves of one size are read in blocks, which are copies: of at most a sixteenth
-    of all, and of a few small leaves of any size. Larger ones are read as they are;
-    so are all on a mesh, where nobody knows how they are divided.
+    of all, and of a few small leaves of any size. Larger ones are read as they are.
+
+    On a mesh a block holds leaves of one name, see ``layer_names``. The same
+    kernels of several layers are as a rule divided alike, which no type says where
+    axes are Auto. Where they are not, their scores travel between devices.
     """
+    names = names or [""] * len(leaves)
     size = [x.size * x.dtype.itemsize for x in leaves]
     units = [math.prod(x.shape[1:]) for x in leaves]
     most = sum(size) // 16
     block = min(most, _BLOCK)
     alike: dict[Any, list[int]] = {}
     for i, x in enumerate(leaves):
-        copied = 0 < size[i] <= max(most, _FEW) and not on_mesh(x)
-        alike.setdefault(jax.typeof(x) if copied else i, []).append(i)
+        name = names[i] if on_mesh(x) else "here"
+        copied = 0 < size[i] <= max(most, _FEW) and name
+        key = (jax.typeof(x), name) if copied else i
+        alike.setdefault(key, []).append(i)
     groups: list[Group] = []
     few: dict[Any, list[int]] = {}
-    for kind, members in alike.items():
-        each = size[members[0]]
-        if kind != members[0] and len(members) * each <= max(block, _FEW):
-            few.setdefault(kind.dtype, []).extend(members)
+    for members in alike.values():
+        each, x = size[members[0]], leaves[members[0]]
+        little = 0 < len(members) * each <= max(block, _FEW)
+        if little and not on_mesh(x):
+            few.setdefault(x.dtype, []).extend(members)
+        elif little:
+            groups.append((tuple(members),))
         elif len(members) > 1 and each <= most:
             groups.append(_filled(members, max(1, block // each)))
         else:

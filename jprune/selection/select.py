@@ -26,6 +26,7 @@ def select(
     wanted: Count | jax.Array,
     kept: list[jax.Array] | None = None,
     marked: jax.Array | None = None,
+    names: tuple[str, ...] | None = None,
 ) -> list[jax.Array]:
     """Marks the best units of each pool, or of all in one ranking.
 
@@ -35,6 +36,8 @@ def select(
         units, or int32 numbers for the pools of each leaf in turn.
       kept: Bool arrays like ``units``: units that come before all others.
       marked: :func:`count_kept` of ``kept``, if it is known.
+      names: The kinds of leaves, by :func:`jprune._core.trees.layer_names`: on a
+        mesh what is of one kind is read together.
 
     Returns:
       Bool arrays like ``units``.
@@ -46,19 +49,27 @@ def select(
                 "selection counts below 2**31 in one leaf."
             )
     joint = isinstance(wanted, Count)
-    masks: list[jax.Array] = _select(units, wanted, kept, marked, joint=joint)
+    masks: list[jax.Array] = _select(
+        units, wanted, kept, marked, joint=joint, names=names
+    )
     return masks
 
 
-@partial(jax.jit, static_argnames="joint")
-def count_kept(masks: list[jax.Array], *, joint: bool) -> jax.Array:
+@partial(jax.jit, static_argnames=("joint", "names"))
+def count_kept(
+    masks: list[jax.Array],
+    *,
+    joint: bool,
+    names: tuple[str, ...] | None = None,
+) -> jax.Array:
     """Marked units, int32: of each leaf if ``joint``, else of all its pools."""
     leaves = [in_rows(x[None] if joint else x) for x in masks]
     count = partial(at_once, count_true)
-    return plan_of(leaves, joint=joint).read(count, leaves)[0]
+    plan = plan_of(leaves, joint=joint, names=names)
+    return plan.read(count, leaves)[0]
 
 
-@partial(jax.jit, static_argnames="joint")
+@partial(jax.jit, static_argnames=("joint", "names"))
 def _select(
     units: list[jax.Array],
     wanted: Count | jax.Array,
@@ -66,6 +77,7 @@ def _select(
     marked: jax.Array | None,
     *,
     joint: bool,
+    names: tuple[str, ...] | None,
 ) -> list[jax.Array]:
     """See :func:`select`."""
     shapes = [x.shape for x in units]
@@ -81,7 +93,7 @@ def _select(
             for x, n, shape in zip(ranks, own, shapes, strict=True)
         ]
     leaves, kept = jax.tree.map(in_rows, (units, kept))
-    plan = plan_of(leaves, joint=joint)
+    plan = plan_of(leaves, joint=joint, names=names)
     if not any(plan.entries):
         return [jnp.zeros(shape, bool) for shape in shapes]
     # Zero of the scores' mesh and batch: a loop must not start from what is of
@@ -94,7 +106,7 @@ def _select(
         # else they all stay and the choice is among the others.
         if marked is None:
             count = partial(at_once, count_true)
-            marked = plan_of(kept, joint=joint).read(count, kept)
+            marked = plan_of(kept, joint=joint, names=names).read(count, kept)
         marked = marked.reshape(available.shape)
         total = plan.pooled(marked)
         grow = _counts.less(total, most)

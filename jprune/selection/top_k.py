@@ -8,7 +8,12 @@ import jax.numpy as jnp
 from jprune._core import counts as _counts
 from jprune._core.checks import check_floating, check_integer, is_traced
 from jprune._core.counts import Count
-from jprune._core.trees import is_hole, leaves_with_path, rebuild
+from jprune._core.trees import (
+    is_hole,
+    layer_names,
+    leaves_with_path,
+    rebuild,
+)
 from jprune._core.typing import Masks, Tree
 from jprune.selection.select import select
 
@@ -46,7 +51,8 @@ def top_k_mask(scores: Tree, k: jax.typing.ArrayLike) -> Masks:
             check_floating("`top_k_mask(scores, k)`", path, leaf)
     units = [jnp.asarray(x) for _, x in leaves if not is_hole(x)]
     wanted = _checked_k(k, sum(x.size for x in units))
-    masks = iter(select(units, wanted) if units else [])
+    names = layer_names(jax.tree.structure(scores))
+    masks = iter(select(units, wanted, names=names) if units else [])
     return rebuild(
         scores, [x if is_hole(x) else next(masks) for _, x in leaves]
     )
