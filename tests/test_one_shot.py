@@ -672,6 +672,21 @@ def test_sharded_batches(kind: AxisType) -> None:
 
 
 @pytest.mark.slow
+def test_results_are_divided_as_the_parameters_are() -> None:
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,))
+    sharding = NamedSharding(mesh, PartitionSpec(None, None, "x"))
+    stack = jax.device_put(jnp.asarray(numbers(2, 8, 8)), sharding)
+
+    def fn(stack: Any, x: Any) -> Any:
+        return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, stack)[0]
+
+    x = jax.device_put(X[:56, :8], NamedSharding(mesh, PartitionSpec()))
+    got = one_shot(fn, stack, [x], 0.5, solver=solvers.sparsegpt())
+    for new in got.params, got.masks:
+        assert new.sharding.is_equivalent_to(sharding, 3)
+
+
+@pytest.mark.slow
 def test_an_expert_without_rows_stays_whole() -> None:
     params = {"w": jnp.asarray(numbers(3, 4, 2), jnp.float32)}
     x = jnp.asarray(numbers(9, 4, seed=1), jnp.float32)

@@ -115,7 +115,7 @@ def made(tree: Any) -> Any:
         if key not in programs:
 
             def normal(key: Any, x: Any = x) -> jax.Array:
-                size = x.shape[-2] if len(x.shape) > 1 else 1
+                size = x.shape[-2] if len(x.shape) > 1 else LAYERS
                 return jax.random.normal(key, x.shape, x.dtype) / size**0.5
 
             programs[key] = jax.jit(normal, out_shardings=x.sharding)
@@ -346,7 +346,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         for name in args.only:
             command = [sys.executable, __file__, "--one", form, name]
             command += [f"--parameters={args.parameters}"]
-            printed = subprocess.check_output(command, text=True)
+            # Threads of OpenBLAS would spin beside those of the devices.
+            printed = subprocess.check_output(
+                command,
+                text=True,
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+            )
             trace, compile_, run, result, peak, most = map(
                 float, printed.split()[-6:]
             )

@@ -250,6 +250,19 @@ def laid_out_like(x: jax.Array, here: jax.Array) -> jax.Array:
     return here
 
 
+def placed_like(x: Any, here: Any) -> Any:
+    """A concrete array ``here``, on a mesh divided as ``x`` of the same shape is."""
+    sharding = getattr(x, "sharding", None)
+    if not isinstance(sharding, NamedSharding):
+        return here
+    # Not `device_put`: the devices may be those of several hosts.
+    return jax.jit(_same, out_shardings=sharding)(here)
+
+
+def _same(x: Any) -> Any:
+    return x
+
+
 def everywhere(x: jax.Array) -> jax.Array:
     """``x``, on an Explicit mesh whole on every device."""
     # The array's own mesh: none need be set by `jax.set_mesh`.

@@ -10,9 +10,11 @@ import numpy as np
 from jprune._core.checks import check_fixed, check_member, check_order
 from jprune._core.describe import describe
 from jprune._core.hosts import check_together
+from jprune._core.layout import placed_like
 from jprune._core.programs import bound, check_call
 from jprune._core.seeds import key_maker
 from jprune._core.tables import table
+from jprune._core.trees import is_hole
 from jprune._core.typing import Masks, Tree, Where
 from jprune._core.where import check_where
 from jprune.allocations import Allocation, uniform
@@ -114,10 +116,10 @@ def one_shot(
       **static: Further keyword arguments of ``fn``, fixed; no arrays.
 
     Returns:
-      :class:`OneShot`: ``params``, 0 where they are masked; ``masks``; ``errors``, which
-      prints as a table; and ``missed``, the parameters that were left as they are, with
-      the reason: no product, no row in these batches, or several products of different
-      kinds. A bias that is added to a product is changed too, to correct the mean,
+      :class:`OneShot`: ``params``, 0 where they are masked, and ``masks``, both divided
+      among devices as the parameters were; ``errors``, which prints as a table; and
+      ``missed``, the parameters that were left as they are, with the reason: no product,
+      no row in these batches, or several products of different kinds. A bias that is added to a product is changed too, to correct the mean,
       unless several products share it. If the solver chooses, inputs that are always 0
       are removed first, and so are constant ones if there is a bias.
 
@@ -217,9 +219,18 @@ def one_shot(
     else:
         run = ByUnit(inputs, method, masks, chosen, fixed, *rest)
     leaves, masks = run.result()
-    new = inputs.tree(leaves)
-    errors = Errors(run.table())
-    return OneShot(apply_masks(new, masks), masks, errors, inputs.missed)
+    new = apply_masks(inputs.tree(leaves), masks)
+    new, masks = _as_before(params, new), _as_before(params, masks)
+    return OneShot(new, masks, Errors(run.table()), inputs.missed)
+
+
+def _as_before(params: Tree, tree: Tree) -> Tree:
+    """A tree like the parameters, divided among devices as they are."""
+
+    def leaf(x: Any, here: Any) -> Any:
+        return here if is_hole(here) else placed_like(x, here)
+
+    return jax.tree.map(leaf, params, tree, is_leaf=is_hole)
 
 
 def check_alike(call: str, number: int, args: Any, first: Any) -> None:
