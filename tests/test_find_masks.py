@@ -445,3 +445,21 @@ def test_where_goes_by_the_names_along_a_path() -> None:
     assert jprune.find_masks(both, 0.5, where=where_both)["a"]["b"] == (
         optax.MaskedNode()
     )
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_all_numbers_of_16_bits_are_ranked_as_in_float32(dtype: Any) -> None:
+    """Subnormal, infinite and NaN ones too, and in half of the memory."""
+    bits = np.random.default_rng(0).permutation(2**16).astype(np.uint16)
+    params = {"kernel": jnp.asarray(bits.view(dtype).reshape(256, 256))}
+    wide = jax.tree.map(lambda x: x.astype(jnp.float32), params)
+    for sparsity in (0.003, 0.5, 0.9):
+        np.testing.assert_array_equal(
+            jprune.find_masks(params, sparsity)["kernel"],
+            jprune.find_masks(wide, sparsity)["kernel"],
+        )
+    shape = jax.ShapeDtypeStruct((1024, 1024), dtype)
+    compiled = jax.jit(lambda p: jprune.find_masks(p, 0.5)).lower(shape)
+    memory = compiled.compile().memory_analysis()
+    assert memory is not None
+    assert memory.temp_size_in_bytes < 1.1 * 2**21

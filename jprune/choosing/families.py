@@ -77,6 +77,8 @@ def unit_scores(
 ) -> tuple[list[jax.Array], Any]:
     """Scores of units, ready to be ranked, and the structure of their tree."""
     members, of_units = method.structure.members, method.criterion.of_units
+    both = method.criterion.pooled, method.allocation.normalize
+    changes = [change for change in both if change is not None]
     if members is not None and of_units is not None:
         units = lax.stop_gradient(of_units(params, state, members))
     else:
@@ -84,11 +86,21 @@ def unit_scores(
         call = f"`{method.call}({method.role}=...)`"
         # Selection has no gradient: nothing of it is to be differentiated.
         scores = lax.stop_gradient(matched_to(params, scores, call, "scores"))
-        # Sums of 16-bit scores overflow; those of built-in criteria are wide.
-        units = _pooled(method, jax.tree.map(at_least_float32, scores))
-    for change in (method.criterion.pooled, method.allocation.normalize):
-        units = units if change is None else change(units)
+        if method.criterion.exact and method.structure.moves and not changes:
+            narrow = jax.tree.map(_as_precise, params, scores)
+            units = method.structure.to_units(narrow)
+        else:
+            # Sums of 16-bit scores overflow.
+            units = _pooled(method, jax.tree.map(at_least_float32, scores))
+    for change in changes:
+        units = change(units)
     return jax.tree.flatten(units)
+
+
+def _as_precise(p: Any, score: jax.Array) -> jax.Array:
+    """A score in the parameter's precision, of 16 bits at least."""
+    dtype = jnp.result_type(p)
+    return score.astype(dtype) if dtype.itemsize == 2 else score
 
 
 def _pooled(method: Method, scores: Tree) -> Tree:

@@ -34,6 +34,9 @@ class Criterion(NamedTuple):
     # for each pool. None: what a structure makes of the scores of all that belongs
     # to a unit.
     of_units: Callable[[Tree, Any, Members], list[jax.Array]] | None = None
+    # Whether scores lose nothing in the parameters' own precision, as |w|: there
+    # weights are ranked in it, and scores take half of the memory.
+    exact: bool = False
 
     def __repr__(self) -> str:
         return show(self)

@@ -16,7 +16,8 @@ def magnitude() -> Criterion:
     r"""Keeps the largest weights: the score is :math:`|w|`.
 
     Returns:
-      A :class:`Criterion` without state; scores in float32 at least.
+      A :class:`Criterion` without state; scores in float32 at least. Where they are
+      only compared, those of 16-bit weights are held in 16 bits.
 
     References:
       Han et al., `Learning both Weights and Connections for Efficient Neural
@@ -33,4 +34,4 @@ def magnitude() -> Criterion:
         del state, grads, key  # the weights say it all
         return jax.tree.map(lambda p: jnp.abs(at_least_float32(p)), params)
 
-    return stateless(score, reads_grads=False)
+    return stateless(score, reads_grads=False)._replace(exact=True)
