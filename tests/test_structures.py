@@ -517,6 +517,8 @@ def test_sharded(name: str, allocation: str, axis_type: Any) -> None:
     for k, mask in found.items():
         if axis_type == AxisType.Explicit:
             assert mask.sharding.spec == placed[k].sharding.spec
+        elif not structure.moves:
+            assert mask.sharding.is_equivalent_to(placed[k].sharding, mask.ndim)
 
 
 KERNEL = {"a": {"kernel": jnp.ones((6, 4))}}

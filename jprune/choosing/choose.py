@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jprune._core import counts as _counts
 from jprune._core.checks import (
@@ -14,11 +15,13 @@ from jprune._core.checks import (
     is_fraction,
     is_traced,
 )
+from jprune._core.layout import on_mesh
 from jprune._core.paths import matched_to
 from jprune._core.seeds import key_maker
 from jprune._core.trees import is_hole, layer_names
 from jprune._core.typing import Masks, Tree, Where
 from jprune._core.where import check_where
+from jprune._core.xla import not_hoisted
 from jprune.allocations import Allocation
 from jprune.choosing import budget as _budget
 from jprune.choosing.budget import Budget
@@ -189,7 +192,25 @@ def find(
     if method.structure.round_to and method.allocation.joint:
         marks = _filled_up(units, marks, stay, method.structure.round_to)
     chosen = jax.tree.unflatten(structure, marks)
-    return method.structure.to_masks(chosen, params)
+    masks = method.structure.to_masks(chosen, params)
+    if method.structure.moves:  # each mask is made of its weights' own scores
+        return masks
+    return jax.tree.map(_divided_as, params, masks, is_leaf=is_hole)
+
+
+def _divided_as(p: Any, mask: Any) -> Any:
+    """The mask, divided among devices as the weights are.
+
+    XLA would leave one that is made of few scores whole on every device, where
+    axes are Auto. So each entry is made of its weight too, whatever that is.
+    """
+    if is_hole(p) or not on_mesh(p):
+        return mask
+    if jax.typeof(p).sharding.mesh.are_all_axes_explicit:
+        return mask  # its type says how it is divided
+    dtype = getattr(jnp, f"uint{jnp.finfo(p.dtype).bits}")
+    none = not_hoisted(np.zeros((), dtype))  # what is known would be dropped
+    return mask & (lax.bitcast_convert_type(p, dtype) >= none)
 
 
 def _affordable(
