@@ -47,6 +47,10 @@ from jprune import allocations
 DEVICES, LAYERS, HEADS = 8, 80, 8
 UNITS = "mlp/down"  # pools that this kernel reads
 KERNELS = "attention|mlp"
+COLLECTIVE = (
+    r"= (.*?) (?:all-reduce|all-gather|all-to-all|collective-permute|"
+    r"reduce-scatter)(?:-start)?\("
+)
 
 
 def block(layer: Any, x: jax.Array) -> jax.Array:
@@ -125,12 +129,8 @@ def made(tree: Any) -> Any:
 
 def exchanged(text: str) -> int:
     """Entries of the largest result of a collective, of a compiled program."""
-    collective = (
-        r"= (.*?) (?:all-reduce|all-gather|all-to-all|collective-permute|"
-        r"reduce-scatter)(?:-start)?\("
-    )
     most = 0
-    for result in re.findall(collective, text):
+    for result in re.findall(COLLECTIVE, text):
         for sizes in re.findall(r"\w+\[([\d,]*)\]", result):
             most = max(
                 most, int(np.prod([int(n) for n in sizes.split(",") if n]))
