@@ -71,8 +71,15 @@ LONG = {
     ],
     "scale_1e8": [
         *("--parameters=1e8", "--forms=stacked", "--only", "read pass"),
+        *(
+            "find_masks, uniform",
+            "find_masks, one ranking",
+            "find_masks, units",
+        ),
+        *("prune, masks chosen", "keep_masks"),
         *("compact, half of the units", "save_sparse", "calibrate"),
     ],
+    "benchmarks/cost_model": [],
     "benchmarks/lenet": ["--networks", "LeNet-300-100"],
     "lenet_choice": [
         *("--networks", "LeNet-300-100", "--longer=3", "--choosing=2"),

@@ -2,25 +2,28 @@
 
     python examples/benchmarks/cost_model.py --devices 256 --bandwidth 0.8e12
 
-The formulas (`costs`) say for one of D devices how many bytes it reads and writes,
-how many it receives from others, how many it holds beside the parameters, and how
-many operations it does. Three tables come of them:
+The formulas (`costs`, `calls`) say for one of several devices how many bytes it
+reads and writes, how many it receives from others, how many it holds beside the
+parameters, and how many operations it does. They are printed
 
-- beside what is compiled, for the trees of `scale.py` and for a transformer of the
-  shapes of Llama 2 70B: operations are compiled for abstract arrays, and nothing is
-  run. "bytes" are those of `cost_analysis` (of one pass of the search), "held" those
-  of `memory_analysis`, "numbers" the entries of the largest exchange, "exchanges" how
-  many the program has;
-- beside what `scale.py` measured, as `docs/outputs` has it;
-- in bytes and seconds, computed from bandwidths that you state. No such machine was
-  at hand: they are no measurement.
+- beside what is compiled, for the trees of `scale.py` and for a transformer
+  with the shapes of Llama 2 70B. Operations are compiled for abstract arrays;
+  nothing is run. "bytes" are those of `cost_analysis`, of one pass of the
+  search, and of a training step those beyond a step of SGD alone. "held" is
+  the output and the temporary memory of `memory_analysis`, and the masks in a
+  state. "numbers" are the entries of the largest exchange;
+- beside what `scale.py` measured, as `docs/outputs` has it. "passes" are
+  counted: those over scores, and those over the places of equals. "bytes" and
+  "times" are in units of reading all parameters once;
+- in bytes and seconds, for bandwidths that you state. No such machine was at
+  hand: these are computed, and not measured.
 """
 
 import argparse
 import re
-import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +31,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import scale
+import selection
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -42,6 +46,8 @@ UNIFORM, RANKING = "find_masks, uniform", "find_masks, one ranking"
 ERDOS_RENYI, UNITS = "find_masks, Erdos-Renyi", "find_masks, units"
 REFRESH, BETWEEN = "prune, masks chosen", "keep_masks"
 RIGL = "rigl, rewired"
+ALONE = "SGD alone"
+STEPS = REFRESH, BETWEEN, RIGL
 
 
 class Size(NamedTuple):
@@ -70,7 +76,7 @@ def costs(size: Size, passes: int) -> dict[str, Cost]:
     """Of the operations that are single programs."""
     devices, n = size.devices, size.weights / size.devices
     # Scores are made and stored, each pass reads them, the mask is made of the
-    # weights again. Of each leaf and each key a device hears all others' counts.
+    # weights again. Of each leaf and key a device hears all others' counts.
     found = Cost(
         traffic=(W + S + passes * S + W + 1) * n,
         received=4 * passes * KEYS * size.leaves * devices,
@@ -81,8 +87,8 @@ def costs(size: Size, passes: int) -> dict[str, Cost]:
     )
     mine = size.of_units / devices
     between = Cost(traffic=n, received=0, held=n, operations=n)
-    # Masks are counted, read for the choice of candidates, written, and applied;
-    # what is compared are the bits of the candidates' scores.
+    # Masks are counted, read to choose candidates, written, and applied; what
+    # is compared are the bits of the candidates' scores.
     refresh = found._replace(
         traffic=(1 + (W + 1 + S) + passes * S + (S + 1) + 1) * n,
         held=(S + 1) * n,
@@ -113,22 +119,64 @@ def costs(size: Size, passes: int) -> dict[str, Cost]:
     }
 
 
-def grams(widths: dict[int, int], divided: int, devices: int) -> float:
-    """Bytes of a device for Gram matrices: how many of each width there are.
+class Kernel(NamedTuple):
+    """A product of each layer."""
 
-    Those of inputs that are divided along their width, as `divided` is, are too.
+    inputs: int
+    outputs: int
+    divided: bool  # its inputs, along their width
+    shares: bool = False  # the inputs of the one before
+
+
+class Call(NamedTuple):
+    """Of what is no single program."""
+
+    held: float  # bytes of a device, beside the parameters
+    operations: float  # of a device
+    on_host: float = 0  # bytes
+
+
+def calls(
+    size: Size, total: int, kernels: Sequence[Kernel], rows: int
+) -> dict[str, Call]:
+    """Of the calls, half of weights or units pruned, with inputs of some rows.
+
+    Gram matrices of inputs that every device has whole, every device has whole.
     """
-    return sum(
-        4 * many * width**2 / (devices if width == divided else 1)
-        for width, many in widths.items()
+    devices, layers = size.devices, scale.LAYERS
+    own = [k for k in kernels if not k.shares]
+    grams = [4 * k.inputs**2 / (devices if k.divided else 1) for k in own]
+    forward = 2 * rows * total / devices
+    sums = sum(rows / 2 * gram for gram in grams)
+    # A Cholesky factor of the Gram and its inverse, on every device; the sweep.
+    solved = sum(
+        k.inputs**3 * 4 / 3 + 2 * k.inputs**2 * k.outputs for k in kernels
     )
+    most = max(8 * k.inputs**2 + 8 * k.inputs * k.outputs for k in kernels)
+    kept = W * size.weights / 2 + size.weights / 8
+    return {
+        "calibrate": Call(layers * sum(grams), forward + layers * sums),
+        "one_shot, SparseGPT": Call(
+            most, 2 * forward + layers * (sums + solved)
+        ),
+        # What was cut lies whole on every device.
+        "compact, half of the units": Call(
+            W * size.of_units / 2 + size.of_units / devices,
+            0,
+            W * total + size.of_units,
+        ),
+        # Kept values and bits, and the bytes of the file.
+        "save_sparse": Call(
+            size.weights / devices, 0, W * total + size.weights + 2 * kept
+        ),
+    }
 
 
 # What is compiled.
 
 
 def llama(mesh: Any, width: int = 8192, stacks: int = 10) -> Any:
-    """Shapes of Llama 2 70B in bfloat16, its layers in stacks that scans read."""
+    """Shapes of Llama 2 70B, bfloat16, its layers in stacks for scans."""
     keys, hidden, words = width // 8, width * 7 // 2, 32000
     layers = scale.LAYERS // stacks
 
@@ -164,7 +212,7 @@ def llama(mesh: Any, width: int = 8192, stacks: int = 10) -> Any:
 
 
 def llama_fn(params: Any, x: jax.Array) -> jax.Array:
-    """What its stacks do to ``[batch, length, width]``, without the embedding."""
+    """Its layers, ``[batch, length, width]`` to the same."""
 
     def block(x: jax.Array, layer: Any) -> tuple[jax.Array, None]:
         y, mlp = x * layer["norms"][0], layer["mlp"]
@@ -269,6 +317,7 @@ def programs(fn: Any, tree: Any, width: int) -> dict[str, Callable[[], Any]]:
         ERDOS_RENYI: chosen(allocations.erdos_renyi()),
         RANKING: chosen(allocations.global_ranking()),
         UNITS: of_units,
+        ALONE: lambda: step(lambda params: optax.sgd(0.1)),
         REFRESH: lambda: step(pruned),
         BETWEEN: lambda: step(kept),
         RIGL: lambda: step(rewired),
@@ -279,7 +328,7 @@ def compiled_cost(name: str, compiled: Any, size: Size) -> Cost:
     """What a compiled program says of itself; its loop counted as one pass."""
     memory, found = compiled.memory_analysis(), compiled.cost_analysis()
     text = compiled.as_text()
-    if name in (REFRESH, BETWEEN, RIGL):  # masks are a part of the state
+    if name in STEPS:  # masks are a part of the state
         held = memory.temp_size_in_bytes + size.weights / size.devices
     else:
         held = memory.temp_size_in_bytes + memory.output_size_in_bytes
@@ -305,9 +354,16 @@ def checked(fn: Any, tree: Any, width: int, devices: int) -> None:
     heads = ("bytes", "compiled", "held", "compiled", "numbers", "compiled")
     print(f"{'':27}" + "".join(f"{x:>10}" for x in (*heads, "seconds")))
     each = W * total / devices  # of the parameters, on one device
+    alone = 0.0
     for name, make in programs(fn, tree, width).items():
-        model, start = costs(size, 1)[name], time.perf_counter()
+        start = time.perf_counter()
         found = compiled_cost(name, make(), size)
+        if name == ALONE:
+            alone = found.traffic
+            continue
+        model = costs(size, 1)[name]
+        if name in STEPS:
+            found = found._replace(traffic=found.traffic - alone)
         cells = (
             f"{model.traffic / each:.2f}",
             f"{found.traffic / each:.2f}",
@@ -318,3 +374,171 @@ def checked(fn: Any, tree: Any, width: int, devices: int) -> None:
             f"{time.perf_counter() - start:.0f}",
         )
         print(f"{name:27}" + "".join(f"{x:>10}" for x in cells), flush=True)
+
+
+def passes_of(tree: Any) -> dict[str, tuple[int, ...]]:
+    """How often a choice reads all scores, and then the places of equals."""
+    params, leaves = scale.made(tree), size_of(tree, 1).leaves
+    found = {}
+    for name, rule in (
+        (UNIFORM, allocations.uniform()),
+        (RANKING, allocations.global_ranking()),
+    ):
+        find = jax.jit(
+            partial(
+                jprune.find_masks,
+                sparsity=0.5,
+                where=scale.KERNELS,
+                allocation=rule,
+            )
+        )
+        seen = selection.watched(partial(find, params))
+        found[name] = tuple(n // leaves for n in seen)
+    return found
+
+
+def measured(name: str) -> dict[str, tuple[float, float]]:
+    """Of a table of `scale.py`: times of a read pass, memory."""
+    found = {}
+    for line in (OUTPUTS / f"{name}.txt").read_text().splitlines():
+        cells = re.split(r"\s{2,}", line.strip())
+        if len(cells) in (5, 8) and "run s" not in cells:
+            at = 4 if len(cells) == 8 else 2  # of calls some cells are empty
+            found[cells[0]] = float(cells[at]), float(cells[at + 2])
+    return found
+
+
+def beside_measured(name: str, tree: Any, devices: int) -> int:
+    """The formulas beside a table of `scale.py`; most passes of a search."""
+    size, width = size_of(tree, devices), tree["norm"].shape[-1]
+    each = W * sum(x.size for x in jax.tree.leaves(tree)) / devices
+    mlp = Kernel(width, 4 * width, False), Kernel(4 * width, width, True)
+    called = calls(size, int(each * devices / W), mlp, 256)
+    passes = passes_of(tree)
+    most = max(map(sum, passes.values()))
+    print(f"\n{name}.txt, {devices} devices of a CPU")
+    heads = ("passes", "bytes", "times", "held", "measured")
+    print(f"{'':27}" + "".join(f"{x:>10}" for x in heads))
+    for operation, (times, memory) in measured(name).items():
+        here = passes.get(operation)
+        model = costs(size, sum(here) if here else most).get(operation)
+        if model is not None:
+            traffic, held = f"{model.traffic / each:.1f}", model.held
+        elif operation in called:
+            call = called[operation]
+            traffic, held = "", call.held + call.on_host / devices
+        else:
+            continue
+        cells = (
+            *("{} + {}".format(*here) if here else "", traffic),
+            *(f"{times:.1f}", f"{held / each:.2f}", f"{memory:.2f}"),
+        )
+        print(f"{operation:27}" + "".join(f"{x:>10}" for x in cells))
+    return most
+
+
+def at_scale(
+    tree: Any, width: int, devices: int, passes: int, options: Any
+) -> None:
+    """What all operations cost on a tree, and what there is no memory for."""
+    size = size_of(tree, devices)
+    total = sum(x.size for x in jax.tree.leaves(tree))
+    print(
+        f"\nComputed: {total:,} parameters on {devices} devices, {passes} "
+        f"passes, {options.bandwidth / 1e12:.2f} TB/s of memory,\n"
+        f"{options.link / 1e9:.0f} GB/s and {options.latency * 1e6:.0f} us an "
+        "exchange between devices"
+    )
+    heads = ("GB moved", "s", "exchanges", "MB", "s", "GB held", "1e9 ops")
+    print(f"{'':27}" + "".join(f"{x:>10}" for x in heads))
+    for name, cost in costs(size, passes).items():
+        waits = cost.exchanges * options.latency + cost.received / options.link
+        cells = (
+            *(f"{cost.traffic / 1e9:.2f}",),
+            f"{cost.traffic / options.bandwidth:.4f}",
+            *(f"{cost.exchanges:,}", f"{cost.received / 1e6:.1f}"),
+            *(f"{waits:.4f}", f"{cost.held / 1e9:.2f}"),
+            f"{cost.operations / 1e9:,.1f}",
+        )
+        print(f"{name:27}" + "".join(f"{x:>10}" for x in cells))
+    hidden, keys = width * 7 // 2, width // 8
+    kernels = (
+        Kernel(width, width, False),
+        Kernel(width, keys, False, True),
+        Kernel(width, keys, False, True),
+        Kernel(width, width, True),
+        Kernel(width, hidden, False),
+        Kernel(width, hidden, False, True),
+        Kernel(hidden, width, True),
+    )
+    print(f"\nThe same, of calls; {TOKENS} rows of inputs")
+    heads = ("GB held", "fits", "GB on host", "1e12 ops")
+    print(f"{'':27}" + "".join(f"{x:>12}" for x in heads))
+    room = options.memory - W * total / devices
+    for name, call in calls(size, total, kernels, TOKENS).items():
+        cells = (
+            *(f"{call.held / 1e9:.2f}", "yes" if call.held < room else "no"),
+            *(f"{call.on_host / 1e9:.0f}", f"{call.operations / 1e12:,.0f}"),
+        )
+        print(f"{name:27}" + "".join(f"{x:>12}" for x in cells))
+    print(
+        f"\nA device has {options.memory / 1e9:.0f} GB, "
+        f"{W * total / devices / 1e9:.2f} of them for its parameters."
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prints the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    add = parser.add_argument
+    add("--devices", type=int, default=256)
+    add("--width", type=int, default=8192, help="of Llama's shapes")
+    add("--bandwidth", type=float, default=0.8e12, help="bytes/s of memory")
+    add("--link", type=float, default=50e9, help="bytes/s between devices")
+    add("--latency", type=float, default=1e-5, help="seconds of an exchange")
+    add("--memory", type=float, default=16e9, help="bytes of a device")
+    add("--sizes", nargs="*", default=["1e8", "1e9"], help="of scale.py")
+    options = parser.parse_args(argv)
+    jax.config.update(
+        "jax_num_cpu_devices", max(options.devices, 2 * scale.DEVICES)
+    )
+
+    def mesh_of(devices: int) -> Any:
+        return jax.make_mesh(
+            (devices,),
+            ("model",),
+            axis_types=(jax.sharding.AxisType.Auto,),
+            devices=jax.devices()[:devices],
+        )
+
+    mesh, passes = mesh_of(scale.DEVICES), 1
+    print("Bytes for each byte of the parameters, of one pass")
+    with jax.set_mesh(mesh):
+        trees = {
+            name: scale.abstract("stacked", float(name), mesh)
+            for name in options.sizes
+        }
+        for tree in trees.values():
+            width = tree["norm"].shape[-1]
+            checked(scale.stacked, tree, width, scale.DEVICES)
+    mesh = mesh_of(options.devices)
+    large, whole = llama(mesh, options.width), llama(mesh, options.width, 1)
+    with jax.set_mesh(mesh):
+        checked(llama_fn, large, options.width, options.devices)
+    print("\nAll passes; times and memory as measured")
+    with jax.set_mesh(mesh_of(scale.DEVICES)):
+        for name, tree in trees.items():
+            found = beside_measured(f"scale_{name}", tree, scale.DEVICES)
+            passes = max(passes, found)
+    at_scale(large, options.width, options.devices, passes, options)
+    try:
+        jax.eval_shape(partial(jprune.find_masks, sparsity=0.5), whole)
+    except ValueError as error:
+        print(f"All layers in one stack: {error}")
+    print(f"\njax {jax.__version__}, {jax.devices()[0].platform}")
+
+
+if __name__ == "__main__":
+    main()

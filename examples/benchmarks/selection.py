@@ -45,12 +45,12 @@ def partition_mask(flat: np.ndarray, k: int) -> np.ndarray:
     return mask
 
 
-def reads(x: jax.Array, k: int) -> tuple[int, int]:
-    """How often `top_k_mask` counts scores, and then places of equals."""
+def watched(run: Callable[[], Any]) -> tuple[int, ...]:
+    """How often each of `COUNTERS` is run by what ``run`` compiles."""
     seen = []
     kernels = {n: getattr(_threshold, n) for n in COUNTERS}
 
-    def watched(name: str) -> Callable[..., jax.Array]:
+    def watch(name: str) -> Callable[..., jax.Array]:
         def count(*args: Any) -> jax.Array:
             jax.debug.callback(lambda: seen.append(name))
             return kernels[name](*args)
@@ -59,16 +59,20 @@ def reads(x: jax.Array, k: int) -> tuple[int, int]:
 
     jax.clear_caches()
     for name in COUNTERS:
-        setattr(_threshold, name, watched(name))
+        setattr(_threshold, name, watch(name))
     try:
-        jax.block_until_ready(jprune.selection.top_k_mask(x, k))
+        jax.block_until_ready(run())
         jax.effects_barrier()
     finally:
         for name in COUNTERS:
             setattr(_threshold, name, kernels[name])
         jax.clear_caches()
-    first, second = (seen.count(name) for name in COUNTERS)
-    return first, second
+    return tuple(seen.count(name) for name in COUNTERS)
+
+
+def reads(x: jax.Array, k: int) -> tuple[int, ...]:
+    """How often `top_k_mask` counts scores, and then places of equals."""
+    return watched(lambda: jprune.selection.top_k_mask(x, k))
 
 
 def vectors() -> str:
