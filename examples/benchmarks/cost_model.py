@@ -13,8 +13,8 @@ parameters, and how many operations it does. They are printed
   the output and the temporary memory of `memory_analysis`, and the masks in a
   state. "numbers" are the entries of the largest exchange;
 - beside what `scale.py` measured, as `docs/outputs` has it. "passes" are
-  counted: those over scores, and those over the places of equals. "bytes" and
-  "times" are in units of reading all parameters once;
+  counted, at the first size: those over scores, and those over the places of
+  equals. "bytes" and "times" are in units of reading all parameters once;
 - in bytes and seconds, for bandwidths that you state. No such machine was at
   hand: these are computed, and not measured.
 """
@@ -342,7 +342,9 @@ def compiled_cost(name: str, compiled: Any, size: Size) -> Cost:
     )
 
 
-def checked(fn: Any, tree: Any, width: int, devices: int) -> None:
+def checked(
+    fn: Any, tree: Any, width: int, devices: int, without: str | None = None
+) -> None:
     """The formulas beside what is compiled."""
     size = size_of(tree, devices)
     total = sum(x.size for x in jax.tree.leaves(tree))
@@ -356,6 +358,8 @@ def checked(fn: Any, tree: Any, width: int, devices: int) -> None:
     each = W * total / devices  # of the parameters, on one device
     alone = 0.0
     for name, make in programs(fn, tree, width).items():
+        if name == without:
+            continue
         start = time.perf_counter()
         found = compiled_cost(name, make(), size)
         if name == ALONE:
@@ -408,13 +412,14 @@ def measured(name: str) -> dict[str, tuple[float, float]]:
     return found
 
 
-def beside_measured(name: str, tree: Any, devices: int) -> int:
-    """The formulas beside a table of `scale.py`; most passes of a search."""
+def beside_measured(
+    name: str, tree: Any, devices: int, passes: dict[str, tuple[int, ...]]
+) -> None:
+    """The formulas beside a table of `scale.py`."""
     size, width = size_of(tree, devices), tree["norm"].shape[-1]
     each = W * sum(x.size for x in jax.tree.leaves(tree)) / devices
     mlp = Kernel(width, 4 * width, False), Kernel(4 * width, width, True)
     called = calls(size, int(each * devices / W), mlp, 256)
-    passes = passes_of(tree)
     most = max(map(sum, passes.values()))
     print(f"\n{name}.txt, {devices} devices of a CPU")
     heads = ("passes", "bytes", "times", "held", "measured")
@@ -434,7 +439,6 @@ def beside_measured(name: str, tree: Any, devices: int) -> int:
             *(f"{times:.1f}", f"{held / each:.2f}", f"{memory:.2f}"),
         )
         print(f"{operation:27}" + "".join(f"{x:>10}" for x in cells))
-    return most
 
 
 def at_scale(
@@ -499,6 +503,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--link", type=float, default=50e9, help="bytes/s between devices")
     add("--latency", type=float, default=1e-5, help="seconds of an exchange")
     add("--memory", type=float, default=16e9, help="bytes of a device")
+    add("--units", action="store_true", help="compile those of Llama too")
     add("--sizes", nargs="*", default=["1e8", "1e9"], help="of scale.py")
     options = parser.parse_args(argv)
     jax.config.update(
@@ -513,26 +518,30 @@ def main(argv: Sequence[str] | None = None) -> None:
             devices=jax.devices()[:devices],
         )
 
-    mesh, passes = mesh_of(scale.DEVICES), 1
+    mesh = mesh_of(scale.DEVICES)
     print("Bytes for each byte of the parameters, of one pass")
     with jax.set_mesh(mesh):
         trees = {
             name: scale.abstract("stacked", float(name), mesh)
             for name in options.sizes
         }
-        for tree in trees.values():
+        for tree in list(trees.values())[-1:]:  # the others are alike
             width = tree["norm"].shape[-1]
             checked(scale.stacked, tree, width, scale.DEVICES)
     mesh = mesh_of(options.devices)
     large, whole = llama(mesh, options.width), llama(mesh, options.width, 1)
     with jax.set_mesh(mesh):
-        checked(llama_fn, large, options.width, options.devices)
+        without = None if options.units else UNITS
+        checked(llama_fn, large, options.width, options.devices, without)
     print("\nAll passes; times and memory as measured")
     with jax.set_mesh(mesh_of(scale.DEVICES)):
+        passes = {UNIFORM: (1, 0)}
+        if trees:  # of the first: a billion weights take minutes
+            passes = passes_of(next(iter(trees.values())))
         for name, tree in trees.items():
-            found = beside_measured(f"scale_{name}", tree, scale.DEVICES)
-            passes = max(passes, found)
-    at_scale(large, options.width, options.devices, passes, options)
+            beside_measured(f"scale_{name}", tree, scale.DEVICES, passes)
+    most = max(map(sum, passes.values()))
+    at_scale(large, options.width, options.devices, most, options)
     try:
         jax.eval_shape(partial(jprune.find_masks, sparsity=0.5), whole)
     except ValueError as error:
