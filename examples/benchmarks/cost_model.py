@@ -9,7 +9,8 @@ parameters, and how many operations it does. They are printed
 - beside what is compiled, for the trees of `scale.py` and for a transformer
   with the shapes of Llama 2 70B. Operations are compiled for abstract arrays;
   nothing is run. "bytes" are those of `cost_analysis`, of one pass of the
-  search, and of a training step those beyond a step of SGD alone. "held" is
+  search and one turn of its loops, and of a training step those beyond a step
+  of SGD alone. "held" is
   the output and the temporary memory of `memory_analysis`, and the masks in a
   state. "numbers" are the entries of the largest exchange;
 - beside what `scale.py` measured, as `docs/outputs` has it. "passes" are
@@ -59,6 +60,7 @@ class Size(NamedTuple):
     of_units: int  # weights that belong to hidden units
     readers: int  # leaves that they are in
     units: int
+    looped: bool  # whether leaves of a kind are read in turn, each copied first
 
 
 class Cost(NamedTuple):
@@ -85,12 +87,15 @@ def costs(size: Size, passes: int) -> dict[str, Cost]:
         numbers=devices,
         exchanges=passes * KEYS * size.leaves,
     )
+    copy = 2 * S * n if size.looped else 0
+    ranked = found._replace(traffic=found.traffic + passes * copy)
+    found = found._replace(traffic=found.traffic + copy)
     mine = size.of_units / devices
     between = Cost(traffic=n, received=0, held=n, operations=n)
     # Masks are counted, read to choose candidates, written, and applied; what
     # is compared are the bits of the candidates' scores.
     refresh = found._replace(
-        traffic=(1 + (W + 1 + S) + passes * S + (S + 1) + 1) * n,
+        traffic=(1 + (W + 1 + S) + passes * S + (S + 1) + 1) * n + copy,
         held=(S + 1) * n,
         exchanges=found.exchanges + size.leaves,
     )
@@ -104,7 +109,7 @@ def costs(size: Size, passes: int) -> dict[str, Cost]:
     return {
         UNIFORM: found,
         ERDOS_RENYI: found,
-        RANKING: found,
+        RANKING: ranked,
         UNITS: Cost(
             traffic=(W + W + 1) * mine + passes * S * size.units,
             received=S * size.units * size.readers,
@@ -248,6 +253,7 @@ def size_of(tree: Any, devices: int) -> Size:
         sum(x.size for x in belong),
         len(belong),
         sum(x.shape[0] * x.shape[1] for x in down),
+        len(down) > 1,
     )
 
 
