@@ -10,9 +10,9 @@ parameters, and how many operations it does. They are printed
   with the shapes of Llama 2 70B. Operations are compiled for abstract arrays;
   nothing is run. "bytes" are those of `cost_analysis`, of one pass of the
   search and one turn of its loops, and of a training step those beyond a step
-  of SGD alone. "held" is
-  the output and the temporary memory of `memory_analysis`, and the masks in a
-  state. "numbers" are the entries of the largest exchange;
+  of SGD alone. "held" is the output and the temporary memory of
+  `memory_analysis`, and the masks in a state. "numbers" are the entries of the
+  largest exchange;
 - beside what `scale.py` measured, as `docs/outputs` has it. "passes" are
   counted, at the first size: those over scores, and those over the places of
   equals. "bytes" and "times" are in units of reading all parameters once;
