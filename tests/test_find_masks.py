@@ -463,3 +463,25 @@ def test_all_numbers_of_16_bits_are_ranked_as_in_float32(dtype: Any) -> None:
     memory = compiled.compile().memory_analysis()
     assert memory is not None
     assert memory.temp_size_in_bytes < 1.1 * 2**21
+
+
+def test_a_stack_of_more_than_int32_weights() -> None:
+    """Layer by layer it can be counted; all together not yet."""
+    stack = {"w": jax.ShapeDtypeStruct((80, 8192, 8192), jnp.bfloat16)}
+
+    def masks(structure: Any, allocation: Any) -> Any:
+        return jax.eval_shape(
+            lambda p: jprune.find_masks(
+                p, 0.5, structure=structure, allocation=allocation
+            ),
+            stack,
+        )
+
+    layers = jprune.structures.unstructured(batch_axis=0)
+    assert masks(layers, uniform())["w"].shape == (80, 8192, 8192)
+    for structure, allocation in (
+        (jprune.structures.unstructured(), uniform()),
+        (layers, GLOBAL),
+    ):
+        with pytest.raises(ValueError, match=r"5368709120 units.*batch_axis="):
+            masks(structure, allocation)

@@ -1,5 +1,6 @@
 """The best units of each pool, or of all."""
 
+import math
 from functools import partial
 
 import jax
@@ -42,13 +43,16 @@ def select(
     Returns:
       Bool arrays like ``units``.
     """
-    for x in units:
-        if x.size >= 2**31:
-            raise ValueError(
-                f"A leaf holds {x.size} units, of shape {x.shape[1:]}; "
-                "selection counts below 2**31 in one leaf."
-            )
     joint = isinstance(wanted, Count)
+    for x in units:
+        many = math.prod(x.shape if joint else x.shape[1:])
+        if many >= 2**31:
+            raise ValueError(
+                f"A leaf holds {many} units that are ranked together, of shape "
+                f"{x.shape}; selection counts below 2**31 of them in one leaf. "
+                "`batch_axis=` ranks each layer of a stack by itself, under "
+                "`uniform()` and `erdos_renyi()`."
+            )
     masks: list[jax.Array] = _select(
         units, wanted, kept, marked, joint=joint, names=names
     )
