@@ -125,6 +125,29 @@ def test_quotas_are_met_within_a_unit() -> None:
         assert abs(found - densities * pools.sizes).max() <= 1
 
 
+def test_erdos_renyi_on_the_way_to_a_target() -> None:
+    """The rule at the target, and before it the same part of every loss."""
+    pools, target = pools_of([(64, 300), (300, 100), (100, 10)]), 0.99
+    rule, there = erdos_renyi(target=target), erdos_renyi()
+    traced = jax.jit(lambda s: rule.counts(pools, s))
+    last = np.asarray(there.counts(pools, target))
+    np.testing.assert_array_equal(rule.counts(pools, target), last)
+    np.testing.assert_array_equal(traced(1.0), last)
+    lost, before = pools.sizes - last, pools.sizes
+    for part in (0.0, 0.1, 0.5, 0.9):
+        found = np.asarray(rule.counts(pools, part * target))
+        assert abs(pools.sizes - part * lost - found).max() <= 1
+        assert found.sum() == round((1 - part * target) * pools.sizes.sum())
+        assert (found <= before).all()
+        before = found
+    w = jnp.ones((4, 4))
+    with pytest.raises(ValueError, match=r"up to a sparsity of 0.5, got 0.75"):
+        jprune.find_masks(w, 0.75, allocation=erdos_renyi(target=0.5))
+    with pytest.raises(ValueError, match="leave `target` out"):
+        structure = jprune.structures.fan_in()
+        jprune.find_masks(w, 0.5, structure=structure, allocation=rule)
+
+
 LARGE = [(4096, 4096)] * 3 + [(30000, 60000), (64, 10), (3, 3, 64, 128)]
 LARGE += [(46340, 46340)] * 500  # nearly 2**31 each, and 2**40 in all
 TRACED = jax.jit(lambda s: erdos_renyi().counts(pools_of(LARGE), s))
@@ -498,6 +521,10 @@ ERRORS: list[tuple[str, Callable[[], Any]]] = [
     (
         "`erdos_renyi(power=...)` must be a finite number, got inf",
         lambda: erdos_renyi(power=float("inf")),
+    ),
+    (
+        "`erdos_renyi(target=...)` must be a number in [0, 1], got 99",
+        lambda: erdos_renyi(target=99),
     ),
 ]
 

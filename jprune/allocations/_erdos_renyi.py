@@ -10,13 +10,16 @@ import numpy as np
 from jprune._core import counts as _counts
 from jprune._core.calls import recorded
 from jprune._core.checks import check_number
+from jprune._core.describe import describe
 from jprune.allocations._base import Allocation, Pools
-from jprune.allocations._divisor import divide
+from jprune.allocations._divisor import divide, divide_along
 from jprune.selection.plan import split_entries
 
 
 @recorded
-def erdos_renyi(kernel: bool = True, power: float = 1.0) -> Allocation:
+def erdos_renyi(
+    kernel: bool = True, power: float = 1.0, target: float | None = None
+) -> Allocation:
     r"""Keeps small layers denser than large ones, by the Erdos-Renyi rule.
 
     A layer of dimensions :math:`d_i` has a density in proportion to
@@ -32,12 +35,21 @@ def erdos_renyi(kernel: bool = True, power: float = 1.0) -> Allocation:
       kernel: Whether all dimensions of a layer count (ERK), or only the last two,
         inputs and outputs.
       power: How strong the differences are; 0 makes all densities equal. Static.
+      target: The last sparsity of a schedule. The rule then holds there, and on
+        the way to it every pool has lost the same fraction of what it is to
+        lose, so that small layers, too, are pruned from the start. None: the
+        rule holds at every sparsity, and small layers are dense for long.
+        Static.
 
     Returns:
-      An :class:`Allocation`. It divides a total the same way, traced or not.
+      An :class:`Allocation`. It divides a total the same way, traced or not. With
+      a ``target`` it refuses a number above it; a schedule or a traced number
+      above it gives the counts of the target.
 
     Raises:
-      ValueError: ``power`` is not a finite number.
+      ValueError: ``power`` is not a finite number, or ``target`` is not one in
+        [0, 1]; when used, if a structure asks for equal counts of pools and
+        there is a ``target``.
 
     References:
       Evci et al., `Rigging the Lottery: Making All Tickets Winners
@@ -53,12 +65,28 @@ def erdos_renyi(kernel: bool = True, power: float = 1.0) -> Allocation:
     ...     params, .5, allocation=jprune.allocations.erdos_renyi())
     >>> [int(mask.sum()) for mask in masks.values()]
     [8, 12, 17]
+
+    Half of the way to a target of .75, and there:
+
+    >>> rule = jprune.allocations.erdos_renyi(target=.75)
+    >>> for sparsity in (.375, .75):
+    ...     masks = jprune.find_masks(params, sparsity, allocation=rule)
+    ...     print([int(mask.sum()) for mask in masks.values()])
+    [6, 12, 28]
+    [4, 6, 8]
     """
     power = check_number("`erdos_renyi(power=...)`", power)
     if not isinstance(power, float) or not math.isfinite(power):
         raise ValueError(
             f"`erdos_renyi(power=...)` must be a finite number, got {power}."
         )
+    if target is not None:
+        target = check_number("`erdos_renyi(target=...)`", target)
+        if not isinstance(target, float) or not 0.0 <= target <= 1.0:
+            raise ValueError(
+                "`erdos_renyi(target=...)` must be a number in [0, 1], got "
+                f"{describe(target)}."
+            )
 
     def raw(shape: tuple[int, ...]) -> float:
         dims = shape if kernel else shape[-2:]
@@ -76,6 +104,11 @@ def erdos_renyi(kernel: bool = True, power: float = 1.0) -> Allocation:
             return []  # a part of `optax.partition` that got nothing
         raws = np.array([raw(shape) for shape in pools.shapes])
         if pools.kept is not None:
+            if target is not None:
+                raise ValueError(
+                    "`erdos_renyi(target=...)` is for structures that let pools "
+                    "keep different numbers; leave `target` out."
+                )
             wanted = _counts.density_of(sparsity) * int(units.sum())
             densities = _densities(raws**power, units, wanted)
             return [
@@ -85,14 +118,23 @@ def erdos_renyi(kernel: bool = True, power: float = 1.0) -> Allocation:
         of_pools = np.repeat(np.arange(len(units)), pools.numbers)
         sizes = pools.sizes[of_pools]
         logs = power * np.log2(raws[of_pools]) + np.log2(np.maximum(sizes, 1))
-        found = divide(logs, sizes, _counts.left_of(sparsity, units.sum()))
+        total = _counts.left_of(sparsity, units.sum())
+        if target is None:
+            found = divide(logs, sizes, total)
+        else:
+            last = divide(
+                logs, sizes, int(_counts.left_of(target, units.sum()))
+            )
+            found = divide_along(
+                np.stack([sizes, last.astype(np.int64)]), total
+            )
         if (pools.numbers == 1).all():
             return found
         if isinstance(found, np.ndarray):
             return np.split(found, np.cumsum(pools.numbers)[:-1])
         return split_entries(found, pools.numbers)
 
-    return Allocation(counts)
+    return Allocation(counts, most=target)
 
 
 def _densities(raw: np.ndarray, units: np.ndarray, total: Any) -> Any:
