@@ -3,6 +3,7 @@
 python docs/run_examples.py              # all but the benchmarks and LONG
 python docs/run_examples.py quickstart benchmarks/train_step
 MNIST=mnist.npz python docs/run_examples.py benchmarks/shrinking
+JAXPRUNER=folder python docs/run_examples.py benchmarks/peers
 MODEL=folder TEXT=sentences.txt python docs/run_examples.py benchmarks/minilm
 """
 
@@ -91,6 +92,7 @@ LONG = {
         *(".985", ".99", "--recipes", "gradual, Erdos-Renyi, activation"),
     ],
     "benchmarks/medicine": [],
+    "benchmarks/peers": [],
     "one_shot_tables": ["--cache=models"],
     "benchmarks/selection": [
         *("--sizes", "1e6", "1e7"),

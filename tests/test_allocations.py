@@ -140,12 +140,11 @@ def test_erdos_renyi_on_the_way_to_a_target() -> None:
         assert found.sum() == round((1 - part * target) * pools.sizes.sum())
         assert (found <= before).all()
         before = found
-    w = jnp.ones((4, 4))
+    w, alike = jnp.ones((4, 4)), jprune.structures.fan_in()
     with pytest.raises(ValueError, match=r"up to a sparsity of 0.5, got 0.75"):
         jprune.find_masks(w, 0.75, allocation=erdos_renyi(target=0.5))
     with pytest.raises(ValueError, match="leave `target` out"):
-        structure = jprune.structures.fan_in()
-        jprune.find_masks(w, 0.5, structure=structure, allocation=rule)
+        jprune.find_masks(w, 0.5, structure=alike, allocation=rule)
 
 
 LARGE = [(4096, 4096)] * 3 + [(30000, 60000), (64, 10), (3, 3, 64, 128)]

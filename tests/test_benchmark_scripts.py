@@ -57,3 +57,32 @@ def test_no_weight_is_exchanged_on_eight_devices() -> None:
     assert found["prune, masks chosen"] <= 64
     # The scores of all hidden units: 80 layers of 4 * 64.
     assert found["find_masks, units"] <= 80 * 4 * 64 + 1
+
+
+@pytest.mark.slow
+def test_the_rows_of_jprune_without_its_peers(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    monkeypatch.delenv("JAXPRUNER", raising=False)
+    script = importlib.import_module("peers")
+    few = ["jprune, Erdos-Renyi", "jprune, Erdos-Renyi (target)"]
+    few += ["jprune, SET", "jprune, activation, Erdos-Renyi (target)"]
+    monkeypatch.setattr(script, "JPRUNE", {n: script.JPRUNE[n] for n in few})
+    argv = ["--libraries", "JaxPruner", "jprune", "--sparsities=.98"]
+    script.main([*argv, "--steps=200", "--seeds=2", "--left=.25"])
+    printed = capsys.readouterr().out
+    assert "JaxPruner is left out" in printed
+    rows = {}
+    for line in printed.splitlines():
+        name, *cells = line.replace(" +- ", "+-").split("  ")
+        rows.setdefault(name, [cell.strip() for cell in cells if cell])
+    for name in few:
+        kept, zeros, held, *_ = rows[name]
+        assert kept == "1004"
+        assert int(zeros) < 300 if name == "jprune, SET" else zeros == "0"
+        assert float(held.split("+-")[0]) > 50
+    widths, products, _, held, *_ = rows["jprune, repaired, about 0.25"]
+    assert widths == "64-118-39-10"
+    assert int(products.replace(",", "")) == 64 * 118 + 118 * 39 + 390
+    assert float(held.split("+-")[0]) > 90

@@ -65,7 +65,7 @@ MEMBERS = [
     "channel()",
     "channel((0, 1), batch_axis=(2,))",
     "uniform()",
-    "erdos_renyi(power=0.5)",
+    "erdos_renyi(power=0.5, target=0.9)",
     "given({'a': 0.5})",
     "global_ranking('lamp', min_density=0.1)",
 ]

@@ -33,7 +33,9 @@ def sparse_evolution(
       inner: The whole optimizer.
       sparsity: The fraction of units that is pruned.
       drop, fraction, every, start, stop: As in :func:`rewire`; ``stop`` or
-        ``fraction`` is needed.
+        ``fraction`` is needed. ``start=every`` is closer to the paper, which
+        trains for an epoch before it rewires: at step 0 nothing is learned yet,
+        and connections that grow there take the place of others and begin at 0.
       replace_step, structure, allocation, where, key: As in :func:`rewire`.
 
     Returns:
