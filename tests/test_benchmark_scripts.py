@@ -73,7 +73,7 @@ def test_the_rows_of_jprune_without_its_peers(
     script.main([*argv, "--steps=200", "--seeds=2", "--left=.25"])
     printed = capsys.readouterr().out
     assert "JaxPruner is left out" in printed
-    rows = {}
+    rows: dict[str, list[str]] = {}
     for line in printed.splitlines():
         name, *cells = line.replace(" +- ", "+-").split("  ")
         rows.setdefault(name, [cell.strip() for cell in cells if cell])
