@@ -51,6 +51,10 @@ LONG = {
     "benchmarks/shrinking": [],
     "automatic": [f"--plot={IMAGES}/automatic.png"],
     "automatic_networks": [],
+    "automatic_lenet": [
+        *("--networks", "mlp", "lenet5", "--only=promises"),
+        "--kinds=repaired",
+    ],
     "repaired_curves": ["--networks", "mlp", "--only=repaired"],
     "one_ranking": [*ONE_RANKING, "--allocation=global_ranking"],
     "one_ranking_l2": [*ONE_RANKING, "--allocation=global_ranking_l2"],
@@ -101,6 +105,7 @@ LONG = {
 }
 SCRIPTS = {  # of another name
     "automatic_networks": "benchmarks/automatic",
+    "automatic_lenet": "benchmarks/automatic",
     "repaired_curves": "benchmarks/automatic",
     "lenet_choice": "benchmarks/lenet",
     "lenet_longer": "benchmarks/lenet",

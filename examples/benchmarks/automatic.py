@@ -16,7 +16,10 @@ the sums of magnitudes or `gauss_newton` on 256 images, without labels.
 
 Then `compress` makes the MLP as small as a promise allows: at most one point
 lost with a confidence of 95 %, on 8,000 of the test images, repaired and
-nothing more, and once more with 1,000 steps of `distill`.
+nothing more, and once more with 1,000 steps of `distill`. `--networks lenet5`
+does the same with LeNet-5 (`--kinds repaired` leaves `distill` out). Bytes are
+those of all parameters. How many times as fast as the dense network the result
+is comes from interleaved calls; minutes are those of `compress` by the clock.
 
 `--only repaired` asks whether curves should be measured on repaired models:
 for each level of each pool the MLP is pruned and repaired by `one_shot`.
@@ -27,6 +30,7 @@ after `one_shot`, without any training.
 """
 
 import argparse
+import os
 import re
 import time
 from collections.abc import Callable
@@ -38,6 +42,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
+from lenet import LeNet5
 from shrinking import Data, load
 from tqdm import tqdm
 
@@ -48,6 +53,7 @@ from jprune.models import MLP
 BATCH = 128
 TUNED = 100  # steps of fine-tuning
 BUDGETS = (0.5, 0.25, 0.125)
+SERVED = (1, 32, 256)  # images of a call
 
 
 class CNN(nn.Module):
@@ -77,16 +83,23 @@ class Residual(nn.Module):
 
 
 class Plain(nn.Module):
-    """The MLP, which does the same in training."""
+    """A network that does the same in training, at first the MLP."""
+
+    make: Callable[[], nn.Module] = partial(MLP, (300, 100, 10))
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps images ``[n, 784]`` to logits ``[n, 10]``."""
-        return MLP((300, 100, 10))(x)
+        return self.make()(x)
 
 
-NETWORKS = {"mlp": Plain(), "cnn": CNN(), "res": Residual()}
-EPOCHS = {"mlp": 10, "cnn": 2, "res": 5}
+NETWORKS = {
+    "mlp": Plain(),
+    "cnn": CNN(),
+    "res": Residual(),
+    "lenet5": Plain(LeNet5),
+}
+EPOCHS = {"mlp": 10, "cnn": 2, "res": 5, "lenet5": 2}
 
 
 class Net(NamedTuple):
@@ -285,8 +298,19 @@ def rules(name: str, nets: list[Net], data: Data) -> None:
         )
 
 
-def promises(nets: list[Net], seconds: list[float], data: Data) -> None:
-    """Prints what `compress` makes of the MLP."""
+def size(params: Any) -> int:
+    """Bytes of all parameters."""
+    return sum(x.nbytes for x in jax.tree.leaves(params))
+
+
+def promises(
+    name: str,
+    nets: list[Net],
+    seconds: list[float],
+    data: Data,
+    kinds: list[str],
+) -> None:
+    """Prints what `compress` makes of a network."""
     held = [
         (pixels(data.x_test[i : i + 1000]), data.y_test[i : i + 1000])
         for i in range(0, 8000, 1000)
@@ -294,11 +318,11 @@ def promises(nets: list[Net], seconds: list[float], data: Data) -> None:
     images = [
         (pixels(data.x[i : i + 1024]),) for i in range(0, 32 * 1024, 1024)
     ]
-    print("\ncompress, mlp: 1 point, confidence 95 %, 8,000 images")
-    for kind in ("repaired", "distilled"):
-        left, lost, times = [], [], []
+    print(f"\ncompress, {name}: 1 point, confidence 95 %, 8,000 images")
+    for kind in kinds:
+        left, lost, times, sizes, minutes, fast = [], [], [], [], [], []
         for net, whole in zip(nets, seconds, strict=True):
-            start = time.process_time()
+            start, begin = time.process_time(), time.perf_counter()
             finetune = None
             if kind == "distilled":
                 tx = optax.adam(optax.cosine_decay_schedule(1e-3, 1000))
@@ -316,6 +340,20 @@ def promises(nets: list[Net], seconds: list[float], data: Data) -> None:
                 samples=8192,
             )
             times.append((time.process_time() - start) / whole)
+            minutes.append((time.perf_counter() - begin) / 60)
+            sizes.append(size(result.small.params))
+            models = {
+                "dense": (net.fn, net.variables),
+                "small": (result.small.fn, result.small.params),
+            }
+            fast.append(
+                [
+                    jprune.report.speed(models, held[0][0][:n], rounds=100)[
+                        "small"
+                    ].ratio
+                    for n in SERVED
+                ]
+            )
             point = result.point
             left.append(100 * point.fit.left["multiply_adds"] if point else 100)
             lost.append(100 * result.promise.loss)
@@ -324,7 +362,16 @@ def promises(nets: list[Net], seconds: list[float], data: Data) -> None:
         print(
             f"{kind}: {mean(left, 1)} % of the multiply-adds left, "
             f"{mean(lost)} points lost, CPU seconds {mean(times)} times those "
-            "of the training",
+            "of the training"
+        )
+        cells = (mean(column) for column in zip(*fast, strict=True))
+        ratios = ", ".join(
+            f"{cell} at batch {n}"
+            for n, cell in zip(SERVED, cells, strict=True)
+        )
+        print(
+            f"{kind}: {size(nets[0].variables):,} -> {np.mean(sizes):,.0f} "
+            f"bytes, times as fast {ratios}, {mean(minutes, 1)} minutes",
             flush=True,
         )
 
@@ -380,9 +427,13 @@ def repaired_curves(nets: list[Net], data: Data) -> None:
 def main() -> None:
     """Trains, and prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data")
+    parser.add_argument("--data", default=os.environ.get("MNIST"))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--networks", nargs="+", default=list(NETWORKS))
+    parser.add_argument(
+        "--networks", nargs="+", default=["mlp", "cnn", "res"], choices=NETWORKS
+    )
+    kinds = ["repaired", "distilled"]
+    parser.add_argument("--kinds", nargs="+", default=kinds, choices=kinds)
     parser.add_argument("--only", choices=("promises", "rules", "repaired"))
     args = parser.parse_args()
     data = load(args.data)
@@ -395,8 +446,8 @@ def main() -> None:
             variables = fit(module, fresh, data, steps, 2e-3, seed)
             seconds.append(time.process_time() - start)
             nets.append(Net(module, variables))
-        if name == "mlp" and args.only in (None, "promises"):
-            promises(nets, seconds, data)
+        if name in ("mlp", "lenet5") and args.only in (None, "promises"):
+            promises(name, nets, seconds, data, args.kinds)
         if name == "mlp" and args.only == "repaired":
             repaired_curves(nets, data)
         if args.only in (None, "rules"):
