@@ -1,12 +1,59 @@
 """The documentation leads to all of its pages."""
 
+import importlib
 import re
 import runpy
+import shutil
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 ROOT = Path(__file__).parent.parent
 INDEX = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
 TUTORIALS = {p.name for p in (ROOT / "examples" / "tutorials").glob("*.py")}
+
+
+@pytest.fixture
+def gains(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    return importlib.import_module("gains")
+
+
+def test_tables_of_gains_are_what_was_printed(gains: Any) -> None:
+    for page in gains.PAGES:
+        assert gains.filled(page) == (ROOT / page).read_text("utf-8"), (
+            f"{page}: run python docs/gains.py"
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("resnet", "batch 256", "batch 512"),
+        ("minilm", " to distil (", " to train ("),
+        ("compact", "90%  ", "91%  "),
+        ("shrinking", "| shrinking |", "| shrinking | 1 |"),
+    ],
+)
+def test_an_output_of_another_form_is_named(
+    gains: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    name: str,
+    old: str,
+    new: str,
+) -> None:
+    printed = importlib.import_module("printed")
+    shutil.copytree(printed.OUTPUTS, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setattr(printed, "OUTPUTS", tmp_path)
+    gains.rows()
+    file = tmp_path / f"{name}.txt"
+    text = file.read_text("utf-8")
+    assert old in text
+    file.write_text(text.replace(old, new), "utf-8")
+    with pytest.raises(printed.Unread, match=f"{name}.txt has no"):
+        gains.rows()
 
 
 def test_every_tutorial_is_listed() -> None:

@@ -19,7 +19,7 @@ lost with a confidence of 95 %, on 8,000 of the test images, repaired and
 nothing more, and once more with 1,000 steps of `distill`. `--networks lenet5`
 does the same with LeNet-5 (`--kinds repaired` leaves `distill` out). Bytes are
 those of all parameters. How many times as fast as the dense network the result
-is comes from interleaved calls; minutes are those of `compress` by the clock.
+is comes from interleaved calls; minutes are those of processors in `compress`.
 
 `--only repaired` asks whether curves should be measured on repaired models:
 for each level of each pool the MLP is pruned and repaired by `one_shot`.
@@ -322,7 +322,7 @@ def promises(
     for kind in kinds:
         left, lost, times, sizes, minutes, fast = [], [], [], [], [], []
         for net, whole in zip(nets, seconds, strict=True):
-            start, begin = time.process_time(), time.perf_counter()
+            start = time.process_time()
             finetune = None
             if kind == "distilled":
                 tx = optax.adam(optax.cosine_decay_schedule(1e-3, 1000))
@@ -339,8 +339,9 @@ def promises(
                 finetune=finetune,
                 samples=8192,
             )
-            times.append((time.process_time() - start) / whole)
-            minutes.append((time.perf_counter() - begin) / 60)
+            busy = time.process_time() - start
+            times.append(busy / whole)
+            minutes.append(busy / 60)
             sizes.append(size(result.small.params))
             models = {
                 "dense": (net.fn, net.variables),
