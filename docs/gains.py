@@ -367,6 +367,15 @@ def nothing() -> Iterator[Nothing]:
         "the call takes longer than such small products; int8 saves bytes",
         QUANTIZED,
     )
+    *_, lenet5 = compressed()
+    yield Nothing(
+        "LeNet-5: speed of its small convolutions",
+        f"{lenet5.left} of the multiply-adds, {lenet5.fast[2]} times as fast "
+        "at 256",
+        "XLA's convolutions of few channels are slow on this CPU, also in a "
+        "network built at that size",
+        lenet5.run,
+    )
     slow, fast = (
         find("export", rf"^{name}, in Python +(\d+)$")[0]
         for name in ("dense", "small")
