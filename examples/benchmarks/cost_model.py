@@ -40,7 +40,8 @@ import jprune
 from jprune import allocations
 
 OUTPUTS = Path(__file__).parents[2] / "docs/outputs"
-W, S = 2, 4  # bytes of a weight, and of its score
+W = S = 2  # bytes of a weight, and of its size as a score, which is exact
+F = 4  # of any other score
 KEYS = 7  # thresholds that a pass of the search counts under
 TOKENS = 2048
 UNIFORM, RANKING = "find_masks, uniform", "find_masks, one ranking"
@@ -87,22 +88,29 @@ def costs(size: Size, passes: int) -> dict[str, Cost]:
         numbers=devices,
         exchanges=passes * KEYS * size.leaves,
     )
-    copy = 2 * S * n if size.looped else 0
-    ranked = found._replace(traffic=found.traffic + passes * copy)
-    found = found._replace(traffic=found.traffic + copy)
+    copies = 2 * n if size.looped else 0
+    ranked = found._replace(traffic=found.traffic + passes * S * copies)
+    found = found._replace(traffic=found.traffic + S * copies)
     mine = size.of_units / devices
     between = Cost(traffic=n, received=0, held=n, operations=n)
-    # Masks are counted, read to choose candidates, written, and applied; what
-    # is compared are the bits of the candidates' scores.
+
+    def chosen(s: int) -> float:
+        # Masks are counted, read to choose candidates, written, and applied;
+        # what is compared are the bits of the candidates' scores, which for
+        # those of 16 bits are made of stored ones.
+        marks, stored = 1 + 1 + 1 + 1, 2 * s if s == S else 0
+        return (marks + W + s + stored + passes * s + s) * n + s * copies
+
     refresh = found._replace(
-        traffic=(1 + (W + 1 + S) + passes * S + (S + 1) + 1) * n + copy,
-        held=(S + 1) * n,
+        traffic=chosen(S),
+        held=(S + S + 1) * n,
         exchanges=found.exchanges + size.leaves,
     )
+    # One choice by the weights, one by the gradient.
     twice = refresh._replace(
-        traffic=2 * refresh.traffic,
+        traffic=chosen(S) + chosen(F),
         received=2 * refresh.received,
-        held=(S + 1 + 1 + W) * n,  # masks of before, and the gradient
+        held=(F + 1 + 1 + W) * n,  # masks of before, and the gradient
         operations=2 * refresh.operations,
         exchanges=2 * refresh.exchanges,
     )
@@ -111,9 +119,9 @@ def costs(size: Size, passes: int) -> dict[str, Cost]:
         ERDOS_RENYI: found,
         RANKING: ranked,
         UNITS: Cost(
-            traffic=(W + W + 1) * mine + passes * S * size.units,
-            received=S * size.units * size.readers,
-            held=mine + S * size.units,
+            traffic=(W + W + 1) * mine + passes * F * size.units,
+            received=F * size.units * size.readers,
+            held=mine + F * size.units,
             operations=2 * mine,
             numbers=size.units,
             exchanges=size.readers,

@@ -86,19 +86,20 @@ def unit_scores(
         call = f"`{method.call}({method.role}=...)`"
         # Selection has no gradient: nothing of it is to be differentiated.
         scores = lax.stop_gradient(matched_to(params, scores, call, "scores"))
+        # Sums of 16-bit scores overflow.
+        units = _pooled(method, jax.tree.map(at_least_float32, scores))
         if method.criterion.exact and method.structure.moves and not changes:
-            narrow = jax.tree.map(_as_precise, params, scores)
-            units = method.structure.to_units(narrow)
-        else:
-            # Sums of 16-bit scores overflow.
-            units = _pooled(method, jax.tree.map(at_least_float32, scores))
+            units = jax.tree.map(_as_precise, params, units)
     for change in changes:
         units = change(units)
     return jax.tree.flatten(units)
 
 
 def _as_precise(p: Any, score: jax.Array) -> jax.Array:
-    """A score in the parameter's precision, of 16 bits at least."""
+    """A score in the parameter's precision, of 16 bits at least.
+
+    The last thing that is done to it: to move 16-bit floats is a copy on a CPU.
+    """
     dtype = jnp.result_type(p)
     return score.astype(dtype) if dtype.itemsize == 2 else score
 
