@@ -9,6 +9,8 @@ weights are pruned:
 - "gradual": a cubic schedule in the first half of the steps, masks chosen every
   50 steps by magnitude, or by magnitude times the norm of what it multiplies
   (`activation`); the allocation decides how many each layer keeps;
+- "straight-through": the same schedule, and masks of every step; the loss sees
+  the masked weights, and what is masked goes on learning;
 - "RigL": sparse from its first weights on, for all the epochs;
 - "repaired": pruned at once by `one_shot` with 1,024 images, then trained;
 - "soft thresholds": half of the steps with a proximal step after each update,
@@ -143,13 +145,17 @@ def fit(
     targets: np.ndarray,
     steps: range,
     seed: int,
+    view: Callable[[Any, Any], Any] = lambda params, step: params,
 ) -> tuple[Any, Any]:
-    """Trains on targets that are probabilities; the state comes too."""
+    """Trains on targets that are probabilities; the state comes too.
+
+    A ``view`` makes those that are used of parameters and the step's number.
+    """
 
     @jax.jit
-    def step(params: Any, state: Any, x: Any, wanted: Any) -> Any:
+    def step(params: Any, state: Any, x: Any, wanted: Any, number: Any) -> Any:
         def loss(params: Any) -> jax.Array:
-            logits = fn(params, x.astype(jnp.float32) / 255)
+            logits = fn(view(params, number), x.astype(jnp.float32) / 255)
             return optax.softmax_cross_entropy(logits, wanted).mean()
 
         grads = jax.grad(loss)(params)
@@ -161,7 +167,7 @@ def fit(
         rows = np.random.default_rng((seed, number)).integers(
             len(x), size=BATCH
         )
-        params, state = step(params, state, x[rows], targets[rows])
+        params, state = step(params, state, x[rows], targets[rows], number)
     return params, state
 
 
@@ -219,13 +225,11 @@ def gradual(
         ramp = optax.polynomial_schedule(
             0.0, sparsity, 3, dense.steps // 2, dense.steps // 50
         )
-        criterion = jprune.criteria.magnitude()
-        if active:
-            images = pixels(dense.x[:1024])
-            stats = jprune.calibrate(dense.fn, dense.params, [(images,)])
-            criterion = jprune.criteria.activation(stats)
         pruner = jprune.prune(
-            ramp, criterion=criterion, allocation=allocation, every=50
+            ramp,
+            criterion=criterion_of(dense, active),
+            allocation=allocation,
+            every=50,
         )
         return tuned(dense, dense.params, pruner, taught)
 
@@ -240,6 +244,47 @@ def tuned(dense: Dense, params: Any, pruner: Any, taught: bool = False) -> Any:
     tx = optax.chain(adam(dense.steps), pruner)
     later = range(dense.steps, 2 * dense.steps)
     return fit(dense.fn, tx, params, dense.x, targets, later, dense.seed)[0]
+
+
+def straight_through(active: bool) -> Recipe:
+    """Masks of every step: what is masked goes on learning, and may return."""
+
+    def run(dense: Dense, sparsity: float) -> Any:
+        ramp = optax.polynomial_schedule(
+            0.0, sparsity, 3, dense.steps // 2, dense.steps
+        )
+        find = partial(
+            jprune.find_masks,
+            criterion=criterion_of(dense, active),
+            allocation=erdos_renyi(target=sparsity),
+        )
+
+        def view(params: Any, step: Any) -> Any:
+            masks = find(params, ramp(step))
+            return jprune.straight_through(params, masks, decay=2e-4)
+
+        params, _ = fit(
+            dense.fn,
+            adam(dense.steps),
+            dense.params,
+            dense.x,
+            one_hot(dense.y),
+            range(dense.steps, 2 * dense.steps),
+            dense.seed,
+            view,
+        )
+        return jprune.apply_masks(params, find(params, sparsity))
+
+    return run
+
+
+def criterion_of(dense: Dense, active: bool) -> Any:
+    """The size of a weight, or that times the norm of what it multiplies."""
+    if not active:
+        return jprune.criteria.magnitude()
+    images = pixels(dense.x[:1024])
+    stats = jprune.calibrate(dense.fn, dense.params, [(images,)])
+    return jprune.criteria.activation(stats)
 
 
 def repaired(dense: Dense, sparsity: float) -> Any:
@@ -317,6 +362,8 @@ RECIPES: dict[str, Recipe] = {
     "gradual, one ranking (l2), activation, and the dense model's outputs": (
         gradual(L2, active=True, taught=True)
     ),
+    "straight-through, Erdos-Renyi": straight_through(active=False),
+    "straight-through, Erdos-Renyi, activation": straight_through(active=True),
     "RigL, Erdos-Renyi": rigl,
     "repaired by ADMM, Erdos-Renyi": repaired,
     "soft thresholds": soft(2e-6),
