@@ -5,8 +5,8 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 
-# JAX's factorisations are OpenBLAS's. Its threads spin while they wait, which
-# is slow beside other processes: up to a thousand times as slow.
+# JAX factorises matrices by OpenBLAS. Its threads spin while they wait, which
+# makes it many times as slow while other processes use the same cores.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax

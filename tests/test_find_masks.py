@@ -485,3 +485,11 @@ def test_a_stack_of_more_than_int32_weights() -> None:
     ):
         with pytest.raises(ValueError, match=r"5368709120 units.*batch_axis="):
             masks(structure, allocation)
+
+
+def test_names_of_leaves_compile_nothing_new(compilations: list[str]) -> None:
+    """They count on a mesh alone."""
+    for number, name in enumerate(("up", "down")):
+        compilations.clear()
+        jprune.find_masks({name: jnp.ones((50, 50))}, 0.5)
+        assert number == 0 or not compilations

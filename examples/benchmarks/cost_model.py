@@ -40,8 +40,9 @@ import jprune
 from jprune import allocations
 
 OUTPUTS = Path(__file__).parents[2] / "docs/outputs"
-W = S = 2  # bytes of a weight, and of its size as a score, which is exact
-F = 4  # of any other score
+W = 2  # bytes of a weight
+S = 2  # of its score by `magnitude`, which is exact in 16 bits
+F = 4  # of any other score, in float32
 KEYS = 7  # thresholds that a pass of the search counts under
 TOKENS = 2048
 UNIFORM, RANKING = "find_masks, uniform", "find_masks, one ranking"

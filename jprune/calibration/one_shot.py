@@ -119,9 +119,10 @@ def one_shot(
       :class:`OneShot`: ``params``, 0 where they are masked, and ``masks``, both divided
       among devices as the parameters were; ``errors``, which prints as a table; and
       ``missed``, the parameters that were left as they are, with the reason: no product,
-      no row in these batches, or several products of different kinds. A bias that is added to a product is changed too, to correct the mean,
-      unless several products share it. If the solver chooses, inputs that are always 0
-      are removed first, and so are constant ones if there is a bias.
+      no row in these batches, or several products of different kinds. A bias that is
+      added to a product is changed too, to correct the mean, unless several products
+      share it. If the solver chooses, inputs that are always 0 are removed first, and so
+      are constant ones if there is a bias.
 
     Raises:
       ValueError: As :func:`calibrate` and :func:`jprune.find_masks`; the solver does not

@@ -8,6 +8,7 @@ import numpy as np
 from jax import lax
 
 from jprune._core.checks import check_member
+from jprune._core.layout import on_mesh
 from jprune._core.paths import matched_to
 from jprune._core.trees import (
     at_least_float32,
@@ -96,9 +97,9 @@ def unit_scores(
 
 
 def _as_precise(p: Any, score: jax.Array) -> jax.Array:
-    """A score in the parameter's precision, of 16 bits at least.
+    """The score of a 16-bit parameter in 16 bits, any other as it is.
 
-    The last thing that is done to it: to move 16-bit floats is a copy on a CPU.
+    It comes last, since on a CPU moving 16-bit floats copies them.
     """
     dtype = jnp.result_type(p)
     return score.astype(dtype) if dtype.itemsize == 2 else score
@@ -143,5 +144,5 @@ def kept_units(
         return Kept(
             units, concatenate_many([count_alike(x)[None] for x in units])
         )
-    names = layer_names(form)
+    names = layer_names(form) if any(map(on_mesh, units)) else None
     return Kept(units, count_kept(units, joint=joint, names=names))

@@ -103,7 +103,7 @@ def _check_most(method: Method, params: Tree, sparsity: float) -> None:
             left = float(cost(unit_counts(method, pools, most)))  # type: ignore[arg-type]
         most = 1 - left
     if sparsity > most + _budget.ROUNDING:
-        way = "make it for a higher one"
+        way = "make the allocation for a higher one"
         if cost is not None:
             way += ", or leave out `by=` if the sparsity is that of the fit"
         raise ValueError(

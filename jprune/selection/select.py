@@ -54,7 +54,13 @@ def select(
                 "`uniform()` and `erdos_renyi()`."
             )
     masks: list[jax.Array] = _select(
-        units, wanted, kept, marked, joint=joint, names=names
+        units,
+        wanted,
+        kept,
+        marked,
+        joint=joint,
+        # Elsewhere other names would only compile the same program again.
+        names=names if any(map(on_mesh, units)) else None,
     )
     return masks
 
