@@ -50,7 +50,7 @@ def select(
             raise ValueError(
                 f"A leaf holds {many} units that are ranked together, of shape "
                 f"{x.shape}; selection counts below 2**31 of them in one leaf. "
-                "`batch_axis=` ranks each layer of a stack by itself, under "
+                "A structure with `batch_axis=` ranks each layer by itself, under "
                 "`uniform()` and `erdos_renyi()`."
             )
     masks: list[jax.Array] = _select(
