@@ -269,9 +269,9 @@ def test_units_are_ranked_once(monkeypatch, graph, params):
     """Whatever the budget, and not at each step towards it."""
     calls: list[Any] = []
 
-    def counted(*args: Any) -> Any:
+    def counted(*args: Any, **how: Any) -> Any:
         calls.append(args)
-        return select(*args)
+        return select(*args, **how)
 
     monkeypatch.setattr(_find, "select", counted)
     structure = jprune.units(graph, by="multiply_adds")

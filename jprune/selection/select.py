@@ -73,7 +73,7 @@ def count_kept(
     names: tuple[str, ...] | None = None,
 ) -> jax.Array:
     """Marked units, int32: of each leaf if ``joint``, else of all its pools."""
-    leaves = [in_rows(x[None] if joint else x) for x in masks]
+    leaves = [in_rows(_one_pool(x) if joint else x) for x in masks]
     count = partial(at_once, count_true)
     plan = plan_of(leaves, joint=joint, names=names)
     return plan.read(count, leaves)[0]
@@ -92,7 +92,7 @@ def _select(
     """See :func:`select`."""
     shapes = [x.shape for x in units]
     if joint:  # one pool; what were pools are units like any others
-        units, kept = jax.tree.map(lambda x: x[None], (units, kept))
+        units, kept = jax.tree.map(_one_pool, (units, kept))
     most = jax.tree.map(lambda x: x.reshape(1, -1), _counts.count_of(wanted))
     here = not any(map(on_mesh, units))
     if here and sum(x.size for x in units) <= SORTED:
@@ -129,3 +129,10 @@ def _select(
     asked = find_last(plan, leaves, lost, available, grow)
     masks = map(mark, leaves, plan.to_leaves(asked))
     return [x.reshape(shape) for x, shape in zip(masks, shapes, strict=True)]
+
+
+def _one_pool(x: jax.Array) -> jax.Array:
+    """``[1, ...]``; what is of one pool stays as it is, since 16-bit floats are
+    copied on a CPU even where only an axis is added.
+    """
+    return x if x.ndim > 1 and len(x) == 1 else x[None]
