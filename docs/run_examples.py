@@ -83,6 +83,7 @@ LONG = {
         ),
         *("prune, masks chosen", "keep_masks"),
         *("compact, half of the units", "save_sparse", "calibrate"),
+        "one_shot, SparseGPT",
     ],
     "benchmarks/cost_model": [],
     "benchmarks/lenet": ["--networks", "LeNet-300-100"],
