@@ -53,7 +53,7 @@ class ByWeight(Repair):
                 pools = 1 if few else self.parts[i].pools
                 self.parts[i].keep(counts[first : first + pools])
                 first += pools
-            self.masks.append(jnp.ones(value.shape, bool))
+            self.masks.append(jnp.ones_like(value, dtype=bool))
 
     def prune(self, met: Met, walk: Pruner) -> None:
         site, layers, steps, sums, seen = met
