@@ -71,8 +71,9 @@ LONG = {
         *("prune, masks chosen", "keep_masks"),
     ],
     "scale_leaves": [
-        *("--parameters=1e7", "--forms=layers", "--only", "read pass"),
-        "find_masks, uniform",
+        *("--parameters=1e9", "--forms=layers", "--only", "read pass"),
+        *("find_masks, uniform", "find_masks, one ranking"),
+        *("prune, masks chosen", "keep_masks"),
     ],
     "scale_1e8": [
         *("--parameters=1e8", "--forms=stacked", "--only", "read pass"),
