@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from shlex import quote
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from printed import (
@@ -59,13 +59,20 @@ class Nothing(NamedTuple):
     run: str
 
 
+# Bytes before and after, and how many times as fast at batch 1, 32 and 256.
+GAINED = (
+    rf"({NUMBER}) -> ({NUMBER}) bytes, times as fast ({MEAN}) at batch 1, "
+    rf"({MEAN}) at batch 32, ({MEAN}) at batch 256"
+)
+
+
 def compressed() -> Iterator[Row]:
     """Networks on which `compress` was let loose, with one point to lose."""
     names = {"mlp": "LeNet-300-100", "lenet5": "LeNet-5"}
     runs = [
         ("automatic_lenet", "mlp", "repaired"),
-        ("automatic_networks", "mlp", "distilled"),
-        ("automatic_lenet", "lenet5", "repaired"),
+        ("automatic_lenet", "mlp", "distilled"),
+        ("automatic_lenet5", "lenet5", "repaired"),
     ]
     for run, network, kind in runs:
         own = r"(?:(?!^compress, )[\s\S])*?"  # not those of another network
@@ -75,31 +82,29 @@ def compressed() -> Iterator[Row]:
             rf"{below}({MEAN}) % of the multiply-adds left, "
             rf"({MEAN}) points lost",
         )
-        row = Row(
+        dense, small, *fast, minutes = find(
+            run, rf"{below}{GAINED}, ({MEAN}) minutes$"
+        )
+        does = "finds the smallest model"
+        if kind == "distilled":
+            does += ", trains it on the dense outputs"
+        yield Row(
             f"{names[network]}, MNIST",
             "`compress`" + (", `distill`" if kind == "distilled" else ""),
             "automatic",
             run,
             lost,
             f"{left} %",
+            f"{dense} → {small}",
+            fast,
+            minutes=f"{minutes} CPU",
+            short=(
+                f"a trained {names[network]}, MNIST, 1 point to lose",
+                does,
+                f"{left} % of the multiply-adds, {lost} points lost, "
+                f"{fast[0]} times as fast at batch 1, {fast[2]} at 256",
+            ),
         )
-        result = f"{left} % of the multiply-adds, {lost} points lost"
-        if run == "automatic_lenet":
-            dense, small, *fast, minutes = find(
-                run,
-                rf"{below}({NUMBER}) -> ({NUMBER}) bytes, times as fast "
-                rf"({MEAN}) at batch 1, ({MEAN}) at batch 32, "
-                rf"({MEAN}) at batch 256, ({MEAN}) minutes$",
-            )
-            row = row._replace(
-                size=f"{dense} → {small}", fast=fast, minutes=f"{minutes} CPU"
-            )
-            result += f", {fast[0]} times as fast at batch 1, {fast[2]} at 256"
-        does = "finds the smallest model"
-        if kind == "distilled":
-            does += ", trains it on the dense outputs"
-        have = f"a trained {names[network]}, MNIST, 1 point to lose"
-        yield row._replace(short=(have, does, result))
 
 
 def one_shot() -> Row:
@@ -107,16 +112,26 @@ def one_shot() -> Row:
     run, heads = "one_shot_tables", "50 %  75 %  90 %"
     lost = minus(cells(run, heads, "OBS", 3)[0])
     plain = minus(cells(run, heads, "magnitude", 3)[0])
+    left, dense, small, *fast, seconds = find(
+        "one_shot_served",
+        rf"^half of the units: ({MEAN}) % of the multiply-adds, {GAINED}, "
+        rf"({MEAN}) seconds$",
+    )
     return Row(
         "LeNet-300-100, MNIST",
         "`one_shot`, half of the units",
         "one_shot",
         run,
         lost,
+        f"{left} %",
+        f"{dense} → {small}",
+        fast,
+        minutes=f"{value(seconds)[0] / 60:.1f} CPU",
         short=(
             "a trained LeNet-300-100, MNIST, no training",
             "removes half of the units, repairs the rest",
-            f"{lost} points lost (without repair: {plain})",
+            f"{lost} points lost (without repair: {plain}), {fast[0]} times "
+            f"as fast at batch 1, {fast[2]} at 256",
         ),
     )
 
@@ -128,6 +143,7 @@ def minilm() -> Row:
     _, part, after = cells(run, heads, "compact", 3)
     heads = "cosine  worst  nearest  of ten  noisy  batch 1  batch 32"
     cosine, *_, one, many = cells(run, heads, "distilled", 7)
+    largest = cells("minilm_speed", f"{heads}  batch 256", "repaired", 8)[-1]
     search, train = find(
         run,
         rf"^minutes: ({NUMBER}) to search, prune, repair and compact, "
@@ -141,7 +157,7 @@ def minilm() -> Row:
         f"cosine {cosine}",
         share(part, whole),
         f"{before} → {after}",
-        (one, many, NONE),
+        (one, many, largest),
         minutes=f"{value(search)[0] + value(train)[0]:.1f}",
         short=(
             "a pretrained sentence encoder (MiniLM)",
@@ -238,6 +254,7 @@ def compact() -> Row:
     after, _, small, fewer, _, one, _, some, _, many = cells(
         run, heads, "90%", 10
     )
+    seconds = find(run, rf"^({NUMBER}) s in all\.$")[0]
     return Row(
         "MLP 64-300-100-10, digits",
         "`prune`, `compact`",
@@ -247,6 +264,7 @@ def compact() -> Row:
         share(fewer, products),
         f"{size} → {small}",
         (one, some, many),
+        minutes=f"{value(seconds)[0] / 60:.1f} in all",
         short=(
             "an MLP to train, digits",
             "removes 90 % of the units",
@@ -262,7 +280,7 @@ SHRUNK = (
 )
 
 
-def shrunk(run: str) -> dict[str, str]:
+def shrunk(run: str) -> dict[str, Any]:
     """A training that gets smaller, beside the dense one."""
     heads = (
         "training  units  multiply-adds  accuracy, %  against dense  seconds  "
@@ -272,8 +290,13 @@ def shrunk(run: str) -> dict[str, str]:
         dict(zip(SHRUNK, cells(run, heads, row, 8), strict=True))
         for row in ("dense", "shrinking")
     )
+    served = "training  bytes  faster at 1  faster at 32  faster at 256"
+    size = cells(run, served, "dense", 4)[0]
+    smaller, *fast = cells(run, served, "shrinking", 4)
     return {
         "lost": minus(small["against"]),
+        "size": f"{size} → {smaller}",
+        "fast": fast,
         "left": share(small["products"], dense["products"]),
         "faster": small["faster"],
         "minutes": f"{value(small['seconds'])[0] / 60:.1f} CPU",
@@ -289,7 +312,7 @@ def shrinking(run: str, model: str) -> Row:
             "an MLP to train, MNIST",
             "shrinks it on the way",
             f"{found['accuracy']}; training {found['faster']} times as fast "
-            "(CPU seconds)",
+            f"(CPU seconds); {found['fast'][2]} times as fast at batch 256",
         )
     return Row(
         model,
@@ -298,6 +321,8 @@ def shrinking(run: str, model: str) -> Row:
         run,
         found["lost"],
         found["left"],
+        found["size"],
+        found["fast"],
         training=found["faster"],
         minutes=found["minutes"],
         short=short,
@@ -323,7 +348,8 @@ def shipped() -> Row:
         "export",
         QUANTIZED,
         difference(dense, small),
-        size=f"{before} → {after}",
+        f"{find(QUANTIZED, rf'^compact: ({NUMBER})% of')[0]} %",
+        f"{before} → {after}",
         fast=(f"{float(slow) / float(fast):.2f}", NONE, NONE),
         short=(
             "a network to ship, digits",

@@ -52,14 +52,17 @@ LONG = {
     "automatic": [f"--plot={IMAGES}/automatic.png"],
     "automatic_networks": [],
     "automatic_lenet": [
-        *("--networks", "mlp", "lenet5", "--only=promises"),
-        "--kinds=repaired",
+        *("--networks", "mlp", "--only=promises"),
+    ],
+    "automatic_lenet5": [
+        *("--networks", "lenet5", "--only=promises", "--kinds=repaired"),
     ],
     "repaired_curves": ["--networks", "mlp", "--only=repaired"],
     "one_ranking": [*ONE_RANKING, "--allocation=global_ranking"],
     "one_ranking_l2": [*ONE_RANKING, "--allocation=global_ranking_l2"],
     "benchmarks/calibration": [],
     "benchmarks/minilm": [],
+    "minilm_speed": ["--steps=0"],
     "benchmarks/resnet": [],
     "scale_1e9": [
         *("--parameters=1e9", "--forms=stacked", "--only", "read pass"),
@@ -106,6 +109,7 @@ LONG = {
     "benchmarks/medicine": [],
     "benchmarks/peers": [],
     "one_shot_tables": ["--cache=models"],
+    "one_shot_served": ["--only", "mlp", "--removed", "served"],
     "benchmarks/selection": [
         *("--sizes", "1e6", "1e7"),
         f"--plot={IMAGES}/selection.png",
@@ -114,6 +118,9 @@ LONG = {
 SCRIPTS = {  # of another name
     "automatic_networks": "benchmarks/automatic",
     "automatic_lenet": "benchmarks/automatic",
+    "automatic_lenet5": "benchmarks/automatic",
+    "minilm_speed": "benchmarks/minilm",
+    "one_shot_served": "benchmarks/one_shot",
     "repaired_curves": "benchmarks/automatic",
     "lenet_choice": "benchmarks/lenet",
     "lenet_longer": "benchmarks/lenet",

@@ -91,6 +91,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--rounds", type=int, default=100)
     options = parser.parse_args()
+    begin = time.perf_counter()
     x, x_test, y, y_test = load_data()
     image = jnp.ones((1, 64))
     start = MODEL.init(jax.random.key(0), image)
@@ -138,6 +139,7 @@ def main() -> None:
         print(f"\nNot faster than dense by 5 %: {', '.join(slower)}.")
     else:
         print("\nEach is faster than dense by more than 5 %.")
+    print(f"{time.perf_counter() - begin:.0f} s in all.")
 
 
 if __name__ == "__main__":

@@ -56,6 +56,18 @@ def test_an_output_of_another_form_is_named(
         gains.rows()
 
 
+def test_every_script_is_listed() -> None:
+    page = (ROOT / "docs" / "examples.md").read_text(encoding="utf-8")
+    scripts = sorted((ROOT / "examples").glob("**/*.py"))
+    missing = [
+        script.name
+        for script in scripts
+        if script.parent.name != "tutorials" and script.name not in page
+    ]
+    # Code that scripts of benchmarks share.
+    assert missing == ["one_shot_models.py", "served.py"]
+
+
 def test_every_tutorial_is_listed() -> None:
     order = runpy.run_path(str(ROOT / "docs" / "gallery.py"))["ORDER"]
     assert sorted(order) == sorted(TUTORIALS)

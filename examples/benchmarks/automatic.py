@@ -43,6 +43,7 @@ import numpy as np
 import optax
 from flax import linen as nn
 from lenet import LeNet5
+from served import faster, gained, mean, total_bytes
 from shrinking import Data, load
 from tqdm import tqdm
 
@@ -53,7 +54,6 @@ from jprune.models import MLP
 BATCH = 128
 TUNED = 100  # steps of fine-tuning
 BUDGETS = (0.5, 0.25, 0.125)
-SERVED = (1, 32, 256)  # images of a call
 
 
 class CNN(nn.Module):
@@ -258,12 +258,6 @@ RULES: dict[str, Any] = {
 }
 
 
-def mean(values: list[float], digits: int = 2) -> str:
-    """Mean and standard error."""
-    spread = np.std(values, ddof=1) / len(values) ** 0.5 if values[1:] else 0
-    return f"{np.mean(values):.{digits}f} +- {spread:.{digits}f}"
-
-
 def rules(name: str, nets: list[Net], data: Data) -> None:
     """Prints the table of one network."""
     cells: dict[Any, list[float]] = {}
@@ -296,11 +290,6 @@ def rules(name: str, nets: list[Net], data: Data) -> None:
             f"at {budget:.1%} curves are {here - best:+.2f} points beside the "
             f"best fixed rule, {here - alike:+.2f} beside uniform, gauss_newton"
         )
-
-
-def size(params: Any) -> int:
-    """Bytes of all parameters."""
-    return sum(x.nbytes for x in jax.tree.leaves(params))
 
 
 def promises(
@@ -342,19 +331,12 @@ def promises(
             busy = time.process_time() - start
             times.append(busy / whole)
             minutes.append(busy / 60)
-            sizes.append(size(result.small.params))
-            models = {
-                "dense": (net.fn, net.variables),
-                "small": (result.small.fn, result.small.params),
-            }
-            fast.append(
-                [
-                    jprune.report.speed(models, held[0][0][:n], rounds=100)[
-                        "small"
-                    ].ratio
-                    for n in SERVED
-                ]
+            sizes.append(
+                (total_bytes(net.variables), total_bytes(result.small.params))
             )
+            dense = (net.fn, net.variables)
+            small = (result.small.fn, result.small.params)
+            fast.append(faster(dense, small, held[0][0]))
             point = result.point
             left.append(100 * point.fit.left["multiply_adds"] if point else 100)
             lost.append(100 * result.promise.loss)
@@ -365,14 +347,8 @@ def promises(
             f"{mean(lost)} points lost, CPU seconds {mean(times)} times those "
             "of the training"
         )
-        cells = (mean(column) for column in zip(*fast, strict=True))
-        ratios = ", ".join(
-            f"{cell} at batch {n}"
-            for n, cell in zip(SERVED, cells, strict=True)
-        )
         print(
-            f"{kind}: {size(nets[0].variables):,} -> {np.mean(sizes):,.0f} "
-            f"bytes, times as fast {ratios}, {mean(minutes, 1)} minutes",
+            f"{kind}: {gained(sizes, fast)}, {mean(minutes, 1)} minutes",
             flush=True,
         )
 

@@ -19,10 +19,11 @@ The lines of the file are shuffled first. All is judged on the last 1,000 of
 "cosine" is that of a sentence's embedding to the dense one, "worst" the mean of
 the 5 % lowest, "nearest" how often the same one of the other 999 sentences is
 the most similar, "of ten" how many of the ten most similar are the same,
-"noisy" the cosine to a model's own embedding when a word is left out. "batch 1"
-and "batch 32" say how many times as fast as the dense model it is, medians of
-interleaved calls. Sentences are cut and padded to 32 tokens. Cells are means
-over seeds with standard errors.
+"noisy" the cosine to a model's own embedding when a word is left out. "batch
+1", "batch 32" and "batch 256" say how many times as fast as the dense model it
+is, medians of calls in turn; distilling changes no shape. With `--steps 0`
+there is no third step. Sentences are cut and padded to 32 tokens. Cells are
+means over seeds with standard errors.
 
 The last model is saved as a program, loaded, and compared; if jax2onnx and
 onnxruntime are installed, it is run by the latter too. Last, the same model is
@@ -43,7 +44,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from lenet import mean
 from one_shot_models import (
     Model,
     cosine,
@@ -51,6 +51,7 @@ from one_shot_models import (
     read_lines,
     sentences,
 )
+from served import SERVED, faster, mean
 from tqdm import tqdm
 
 import jprune
@@ -247,16 +248,6 @@ def row(name: str, found: Sequence[Judged], fast: Sequence[Any] = ()) -> None:
     print(f"{name:11}" + "".join(f"{x:>16}" for x in cells), flush=True)
 
 
-def times(dense: Model, small: Model, inputs: Batch) -> list[float]:
-    """As fast as the dense one, for one sentence and for 32."""
-    found = []
-    for size in (1, 32):
-        models = {"dense": dense, "small": small}
-        speed = jprune.report.speed(models, *parts(inputs, size)[0])
-        found.append(speed["small"].ratio)
-    return found
-
-
 def ship(model: Model, inputs: Batch) -> None:
     """Saved, loaded, and run by others."""
     one = parts(inputs, 1)[0]
@@ -319,6 +310,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             minutes.append([(time.perf_counter() - start) / 60])
             repaired = Model(small.fn, small.params)
             found["repaired"].append(judge(repaired, dense, test, noisy))
+            fast.append(faster(model, repaired, *test, rounds=30))
+            final = repaired
+            if not args.steps:
+                continue
             start = time.perf_counter()
             schedule = optax.cosine_decay_schedule(RATE, args.steps)
             finetune = jprune.distill(
@@ -332,25 +327,23 @@ def main(argv: Sequence[str] | None = None) -> None:
             minutes[-1].append((time.perf_counter() - start) / 60)
             final = Model(small.fn, trained)
             found["distilled"].append(judge(final, dense, test, noisy))
-            fast.append(times(model, final, test))
         print(f"\n{left:.0%} of the multiply-adds, {args.seeds} seeds")
         cost = jprune.report.cost(
             model.fn, result.params, *parts(test, 1)[0], masks=result.masks
         )
         print(cost)
         names = ("cosine", "worst", "nearest", "of ten", "noisy")
-        print(
-            f"{'':11}"
-            + "".join(f"{x:>16}" for x in (*names, "batch 1", "batch 32"))
-        )
+        served = (f"batch {n}" for n in SERVED)
+        print(f"{'':11}" + "".join(f"{x:>16}" for x in (*names, *served)))
         row("dense", [judge(model, dense, test, noisy)])
-        row("repaired", found["repaired"])
-        row("distilled", found["distilled"], fast)
-        pruning, training = np.mean(minutes, 0)
-        print(
-            f"minutes: {pruning:.1f} to search, prune, repair and compact, "
-            f"{training:.1f} to distil ({args.steps} steps)"
-        )
+        row("repaired", found["repaired"], fast)
+        if args.steps:
+            row("distilled", found["distilled"], fast)
+        pruning, *training = np.mean(minutes, 0)
+        spent = f"minutes: {pruning:.1f} to search, prune, repair and compact"
+        for each in training:
+            spent += f", {each:.1f} to distil ({args.steps} steps)"
+        print(spent)
         ship(final, test)
     config = json.loads((Path(args.model) / "config.json").read_text())
     other = module(model.params, config["num_attention_heads"])

@@ -166,6 +166,9 @@ def main():
     params, state = train(tx)
     masks = jprune.get_masks(state)
     small = jprune.compact(model.apply, params, x, masks=masks)
+    cost = jprune.report.cost(model.apply, params, x, masks=masks)
+    share = cost.compact.multiply_adds / cost.dense.multiply_adds
+    print(f"compact: {share:.1%} of the multiply-adds\n")
     rows = []
     for name, fn, params in (
         ("dense", model.apply, dense),

@@ -33,7 +33,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
-from lenet import errors, mean, pixels
+from lenet import errors, pixels
+from served import SERVED, faster, mean
 from shrinking import load
 from tqdm import tqdm
 
@@ -42,7 +43,6 @@ from jprune import allocations, search
 
 BATCH = 128
 RATE = 2e-3
-SERVED = (1, 32, 256)
 
 
 class Block(nn.Module):
@@ -138,15 +138,6 @@ def channels(variables: Any) -> str:
     return " ".join(str(w.shape[-1]) for _, w in found if w.ndim == 4)
 
 
-def times(dense: Any, small: Any, images: Any) -> list[float]:
-    """As fast as the dense one, for several sizes of a batch."""
-    models = {"dense": dense, "small": small}
-    return [
-        jprune.report.speed(models, images[:size])["small"].ratio
-        for size in SERVED
-    ]
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(
@@ -204,7 +195,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             final = small.fn, finetune(small.fn, small.params, None)
             name = f"{left:.0%}, distilled"
             rows.setdefault(name, []).append(judge(final))
-            fast.setdefault(name, []).append(times(dense, final, images))
+            ratios = faster(dense, final, images, rounds=30)
+            fast.setdefault(name, []).append(ratios)
             cost = jprune.report.cost(
                 fn, result.params, images[:1], masks=result.masks
             )

@@ -15,7 +15,8 @@ Seconds are those of a whole training: first weights, tracing, compiling,
 compacting and all steps. Reading the data and testing are left out, and nothing
 that was compiled before is kept. CPU seconds, of all cores together, say more
 on a machine that others use too. Numbers are means and standard errors over the
-seeds; differences and ratios are taken within a seed.
+seeds; differences and ratios are taken within a seed. Last, the trained
+networks are called in turn with 1, 32 and 256 images.
 
 `--data` is the file that Keras calls mnist.npz, with the arrays `x_train`
 [60000, 28, 28] of uint8, `y_train`, `x_test` and `y_test`. Without it, and
@@ -34,6 +35,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from served import SERVED, faster, total_bytes
 from tqdm import tqdm
 
 import jprune
@@ -177,10 +179,16 @@ def shrinking(
 class Run(NamedTuple):
     """What came out of one training."""
 
-    features: tuple[int, ...]
+    model: MLP
+    params: Any
     accuracy: float  # percent
     wall: float  # seconds
     cpu: float
+
+    @property
+    def served(self) -> tuple[Any, Any]:
+        """As ``(fn, params)``."""
+        return self.model.apply, self.params
 
 
 def timed(
@@ -202,8 +210,12 @@ def timed(
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     found = jax.jit(model.apply)(params, data.x_test / np.float32(255))
     right = 100 * np.mean(np.argmax(found, -1) == data.y_test)
-    run = Run(tuple(model.features), float(right), wall, cpu)
-    tqdm.write(f"seed {seed}, {train.__name__}: {run}", sys.stderr)
+    run = Run(model, params, float(right), wall, cpu)
+    tqdm.write(
+        f"seed {seed}, {train.__name__}: {model.features}, {right:.2f} %, "
+        f"{wall:.1f} s, {cpu:.1f} s of processors",
+        sys.stderr,
+    )
     return run
 
 
@@ -213,8 +225,8 @@ def show(values: Sequence[float], digits: int) -> str:
     return f"{np.mean(values):.{digits}f} ± {error:.{digits}f}"
 
 
-def report(runs: dict[str, list[Run]]) -> None:
-    """The table."""
+def report(runs: dict[str, list[Run]], x: jax.Array) -> None:
+    """The tables, the second of calls with some of the images ``x``."""
     print(
         "| training | units | multiply-adds | accuracy, % | against dense "
         "| seconds | times faster | CPU seconds | times faster |\n"
@@ -223,7 +235,7 @@ def report(runs: dict[str, list[Run]]) -> None:
     dense = runs["dense"]
     for name, several in runs.items():
         pairs = list(zip(dense, several, strict=True))
-        widths = np.array([run.features for run in several])
+        widths = np.array([run.model.features for run in several])
         sizes = np.pad(widths, ((0, 0), (1, 0)), constant_values=784)
         products = (sizes[:, 1:] * sizes[:, :-1]).sum(1)
         cells = [
@@ -238,10 +250,23 @@ def report(runs: dict[str, list[Run]]) -> None:
             show([a.cpu / b.cpu for a, b in pairs], 2),
         ]
         print(f"| {' | '.join(cells)} |")
+    heads = ("bytes", *(f"faster at {n}" for n in SERVED))
+    print(f"\n| training | {' | '.join(heads)} |\n|---|---|---|---|---|")
+    for name, several in runs.items():
+        ratios = [
+            faster(a.served, b.served, x)
+            for a, b in zip(dense, several, strict=True)
+        ]
+        cells = [
+            name,
+            f"{np.mean([total_bytes(run.params) for run in several]):,.0f}",
+            *(show(column, 2) for column in zip(*ratios, strict=True)),
+        ]
+        print(f"| {' | '.join(cells)} |")
 
 
 def main() -> None:
-    """Trains and prints the table."""
+    """Trains and prints the tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -278,14 +303,14 @@ def main() -> None:
         last = timed(shrinking, features, data, seed, plan)
         runs["shrinking"].append(last)
         runs["dense"].append(timed(whole, features, data, seed, plan))
-        again = timed(whole, last.features, data, seed, plan)
+        again = timed(whole, tuple(last.model.features), data, seed, plan)
         runs["from scratch"].append(again)
     device = jax.devices()[0]
     print(
         f"{os.cpu_count()} cores, jax {jax.__version__}, {device}; "
         f"{len(data.y):,} images, {args.seeds} seeds, {plan}\n"
     )
-    report(runs)
+    report(runs, data.x_test[: max(SERVED)] / np.float32(255))
 
 
 if __name__ == "__main__":
