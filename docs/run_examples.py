@@ -38,6 +38,8 @@ ONE_RANKING = [
     *("--widths", "300", "100", "--sparsity=.9", "--stages=3"),
     *("--batch=64", "--rate=2e-3"),
 ]
+LENET_5 = ["--networks", "LeNet-5", "--longer=3"]
+NO_WINDOWS = "straight-through, Erdos-Renyi, no windows, activation"
 # These take many minutes, print times or need converters: only where they are
 # named.
 LONG = {
@@ -62,7 +64,7 @@ LONG = {
     "one_ranking_l2": [*ONE_RANKING, "--allocation=global_ranking_l2"],
     "benchmarks/calibration": [],
     "benchmarks/minilm": [],
-    "minilm_speed": ["--steps=0"],
+    "minilm_speed": ["--steps=0", "--seeds=1"],
     "benchmarks/resnet": [],
     "scale_1e9": [
         *("--parameters=1e9", "--forms=stacked", "--only", "read pass"),
@@ -102,9 +104,22 @@ LONG = {
         *(".985", ".99", "--recipes"),
         "straight-through, Erdos-Renyi, activation",
     ],
-    "lenet_5": [
-        *("--networks", "LeNet-5", "--seeds=2", "--sparsities", ".99", ".995"),
-        *("--recipes", "straight-through, Erdos-Renyi, activation"),
+    "lenet_5": [*LENET_5, "--sparsities", ".99", "--recipes", NO_WINDOWS],
+    "lenet_5_smaller": [
+        *LENET_5,
+        "--sparsities",
+        ".995",
+        "--recipes",
+        NO_WINDOWS,
+    ],
+    "lenet_5_choice": [
+        *("--networks", "LeNet-5", "--choosing=2", "--seeds=0", "--recipes"),
+        *("straight-through, Erdos-Renyi, activation", NO_WINDOWS),
+    ],
+    "lenet_5_choice_2": [
+        *("--networks", "LeNet-5", "--choosing=2", "--seeds=0", "--recipes"),
+        "straight-through, one ranking, activation",
+        "straight-through, by hand, activation",
     ],
     "benchmarks/medicine": [],
     "benchmarks/peers": [],
@@ -125,6 +140,9 @@ SCRIPTS = {  # of another name
     "lenet_choice": "benchmarks/lenet",
     "lenet_longer": "benchmarks/lenet",
     "lenet_5": "benchmarks/lenet",
+    "lenet_5_smaller": "benchmarks/lenet",
+    "lenet_5_choice": "benchmarks/lenet",
+    "lenet_5_choice_2": "benchmarks/lenet",
     "scale_1e9": "benchmarks/scale",
     "scale_leaves": "benchmarks/scale",
     "scale_1e8": "benchmarks/scale",

@@ -10,7 +10,9 @@ weights are pruned:
   50 steps by magnitude, or by magnitude times the norm of what it multiplies
   (`activation`); the allocation decides how many each layer keeps;
 - "straight-through": the same schedule, and masks of every step; the loss sees
-  the masked weights, and what is masked goes on learning;
+  the masked weights, and what is masked goes on learning; "no windows" divides
+  by the inputs and outputs of a convolution alone, and "by hand" as `denser`
+  of a network says, between what DNS and Sparse VD report for its layers;
 - "RigL": sparse from its first weights on, for all the epochs;
 - "repaired": pruned at once by `one_shot` with 1,024 images, then trained;
 - "soft thresholds": half of the steps with a proximal step after each update,
@@ -51,7 +53,7 @@ from shrinking import Data, load
 from tqdm import tqdm
 
 import jprune
-from jprune.allocations import erdos_renyi, global_ranking, uniform
+from jprune.allocations import erdos_renyi, given, global_ranking, uniform
 from jprune.models import MLP
 
 BATCH = 128
@@ -83,6 +85,7 @@ class Network(NamedTuple):
     epochs: int  # of the dense training, and of a recipe's
     judged: float  # the sparsity at which recipes are compared
     sparsities: tuple[float, ...]
+    denser: dict[str, float]  # layers than all together, divided by hand
     published: tuple[tuple[str, str, str, str], ...]
 
 
@@ -93,6 +96,7 @@ NETWORKS = {
         20,
         0.98,
         (0.9, 0.95, 0.98, 0.985, 0.99),
+        {"Dense_0": 0.824, "Dense_1": 1.95, "Dense_2": 13.7},
         (
             ("Han et al. 2015", "8.3", "1.64", "1.59"),
             ("SNIP, Lee et al. 2019", "5.0", "1.7", "1.6"),
@@ -109,6 +113,7 @@ NETWORKS = {
         8,
         0.99,
         (0.98, 0.99, 0.995),
+        {"Conv_0": 40.0, "Conv_1": 4.0, "Dense_0": 0.63, "Dense_1": 11.6},
         (
             ("Han et al. 2015", "8.3", "0.80", "0.77"),
             ("SNIP, Lee et al. 2019", "2.0", "0.9", "0.8"),
@@ -139,6 +144,7 @@ class Dense(NamedTuple):
     said: np.ndarray  # its probabilities for all images
     steps: int
     seed: int
+    denser: dict[str, float]
 
 
 def fit(
@@ -190,7 +196,8 @@ def train(network: Network, x: np.ndarray, y: np.ndarray, seed: int) -> Dense:
     steps = network.epochs * len(x) // BATCH
     fresh = network.module.init(jax.random.key(seed), jnp.zeros((1, 784)))
     params, _ = fit(fn, adam(steps), fresh, x, one_hot(y), range(steps), seed)
-    return Dense(fn, fresh, params, x, y, outputs(fn, params, x), steps, seed)
+    said = outputs(fn, params, x)
+    return Dense(fn, fresh, params, x, y, said, steps, seed, network.denser)
 
 
 def outputs(fn: Any, params: Any, x: np.ndarray) -> np.ndarray:
@@ -250,17 +257,45 @@ def tuned(dense: Dense, params: Any, pruner: Any, taught: bool = False) -> Any:
     return fit(dense.fn, tx, params, dense.x, targets, later, dense.seed)[0]
 
 
-def straight_through(active: bool) -> Recipe:
+# An allocation, and the last sparsity that it is asked for.
+Rule = Callable[[Dense, float], tuple[Any, float]]
+
+
+def by_size(kernel: bool) -> Rule:
+    """Erdos-Renyi."""
+    return lambda dense, sparsity: (
+        erdos_renyi(kernel, target=sparsity),
+        sparsity,
+    )
+
+
+def by_ranking(dense: Dense, sparsity: float) -> tuple[Any, float]:
+    """All weights in one ranking."""
+    return global_ranking(), sparsity
+
+
+def by_hand(dense: Dense, sparsity: float) -> tuple[Any, float]:
+    """As `denser` says: the last shares, so it is asked for a sparsity of 1."""
+    left = 1 - sparsity
+    shares = {
+        f"{name}/kernel": max(0.0, 1 - times * left)
+        for name, times in dense.denser.items()
+    }
+    return given(shares), 1.0
+
+
+def straight_through(rule: Rule, active: bool = True) -> Recipe:
     """Masks of every step: what is masked goes on learning, and may return."""
 
     def run(dense: Dense, sparsity: float) -> Any:
+        allocation, last = rule(dense, sparsity)
         ramp = optax.polynomial_schedule(
-            0.0, sparsity, 3, dense.steps // 2, dense.steps
+            0.0, last, 3, dense.steps // 2, dense.steps
         )
         find = partial(
             jprune.find_masks,
             criterion=criterion_of(dense, active),
-            allocation=erdos_renyi(target=sparsity),
+            allocation=allocation,
         )
 
         def view(params: Any, step: Any) -> Any:
@@ -277,7 +312,7 @@ def straight_through(active: bool) -> Recipe:
             dense.seed,
             view,
         )
-        return jprune.apply_masks(params, find(params, sparsity))
+        return jprune.apply_masks(params, find(params, last))
 
     return run
 
@@ -366,8 +401,15 @@ RECIPES: dict[str, Recipe] = {
     "gradual, one ranking (l2), activation, and the dense model's outputs": (
         gradual(L2, active=True, taught=True)
     ),
-    "straight-through, Erdos-Renyi": straight_through(active=False),
-    "straight-through, Erdos-Renyi, activation": straight_through(active=True),
+    "straight-through, Erdos-Renyi": straight_through(by_size(True), False),
+    "straight-through, Erdos-Renyi, activation": straight_through(
+        by_size(True)
+    ),
+    "straight-through, Erdos-Renyi, no windows, activation": straight_through(
+        by_size(False)
+    ),
+    "straight-through, one ranking, activation": straight_through(by_ranking),
+    "straight-through, by hand, activation": straight_through(by_hand),
     "RigL, Erdos-Renyi": rigl,
     "repaired by ADMM, Erdos-Renyi": repaired,
     "soft thresholds": soft(2e-6),

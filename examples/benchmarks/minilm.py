@@ -22,8 +22,8 @@ the most similar, "of ten" how many of the ten most similar are the same,
 "noisy" the cosine to a model's own embedding when a word is left out. "batch
 1", "batch 32" and "batch 256" say how many times as fast as the dense model it
 is, medians of calls in turn; distilling changes no shape. With `--steps 0`
-there is no third step. Sentences are cut and padded to 32 tokens. Cells are
-means over seeds with standard errors.
+there is no third step, and nothing of the next paragraph. Sentences are cut and
+padded to 32 tokens. Cells are means over seeds with standard errors.
 
 The last model is saved as a program, loaded, and compared; if jax2onnx and
 onnxruntime are installed, it is run by the latter too. Last, the same model is
@@ -344,19 +344,21 @@ def main(argv: Sequence[str] | None = None) -> None:
         for each in training:
             spent += f", {each:.1f} to distil ({args.steps} steps)"
         print(spent)
-        ship(final, test)
-    config = json.loads((Path(args.model) / "config.json").read_text())
-    other = module(model.params, config["num_attention_heads"])
-    turned = np.abs(outputs(other, test) - dense).max()
-    result = pruned(other, train, args.left[-1])
-    small = jprune.compact(
-        other.fn, result.params, *parts(test, 2)[0], masks=result.masks
-    )
-    one = judge(Model(small.fn, small.params), dense, test, noisy)
-    print(
-        f"\nas a module of NNX: largest difference {turned:.0e}; "
-        f"repaired, cosine {one.cosine:.3f}"
-    )
+        if args.steps:
+            ship(final, test)
+    if args.steps:
+        config = json.loads((Path(args.model) / "config.json").read_text())
+        other = module(model.params, config["num_attention_heads"])
+        turned = np.abs(outputs(other, test) - dense).max()
+        result = pruned(other, train, args.left[-1])
+        small = jprune.compact(
+            other.fn, result.params, *parts(test, 2)[0], masks=result.masks
+        )
+        one = judge(Model(small.fn, small.params), dense, test, noisy)
+        print(
+            f"\nas a module of NNX: largest difference {turned:.0e}; "
+            f"repaired, cosine {one.cosine:.3f}"
+        )
     print(
         f"\n{time.perf_counter() - begin:.0f} s, "
         f"{time.process_time() - busy:.0f} s of processors; "
