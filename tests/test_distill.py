@@ -1,5 +1,7 @@
 """`distill`: what is trained, what stays, and what is refused."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import optax
 import pytest
 
 import jprune
-from jprune import search
+from jprune import search, structures
 
 
 def numbers(*shape, seed=0):
@@ -82,3 +84,20 @@ def _distance(*given):
 def test_bad_input_is_refused(arguments, words):
     with pytest.raises(ValueError, match=words):
         jprune.distill(*arguments[:5], **_distance(*arguments[5:]))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        jprune.calibrate,
+        partial(jprune.distill, optimizer=optax.sgd(0.1), steps=1),
+        partial(search.sensitivity, structure=structures.channel(-1)),
+    ],
+    ids=["calibrate", "distill", "sensitivity"],
+)
+def test_a_batch_with_labels_is_explained(call):
+    with pytest.raises(TypeError, match="positional argument") as caught:
+        call(fn, PARAMS, [(X, numbers(64))])
+    (note,) = (x for x in caught.value.__notes__ if "batches=" in x)
+    assert "the 2 entries of a batch" in note
+    assert "such as labels" in note

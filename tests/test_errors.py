@@ -163,7 +163,7 @@ WHEN_MADE: list[tuple[str, Callable[[], Any]]] = [
         lambda: jprune.read_masks(PARAMS, where="no_such"),
     ),
     (
-        "What is exactly 0 in the parameters, `jprune.read_masks(params)` says",
+        "`jprune.read_masks(params)` makes masks of the zeros in the parameters",
         lambda: jprune.get_masks(jprune.project(lambda tree: tree).init(PARAMS)),
     ),
     (

@@ -1,6 +1,7 @@
 """Statistics of the inputs that parameters are multiplied with."""
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -155,7 +156,8 @@ class Plan:
             None if weights is None else [weights],
             wanted=lambda i: self.chosen[i],
         )
-        program = jax.make_jaxpr(self.fn)(params, *args)
+        with reading(self.call, args):
+            program = jax.make_jaxpr(self.fn)(params, *args)
         reader.program(program, inputs_of(leaves, [args], [weights]))
         self.sites = sites_from(reader)
         self.repeated = [one.repeated for one in reader.found]
@@ -212,6 +214,21 @@ def read_batches(call: str, batches: Iterable[Any]) -> Iterator[Any]:
 def arguments(batch: Any) -> tuple[Any, ...]:
     """The arguments that a batch is; anything but a tuple is the only one."""
     return batch if isinstance(batch, tuple) else (batch,)
+
+
+@contextmanager
+def reading(call: str, args: tuple[Any, ...]) -> Iterator[None]:
+    """Adds to a TypeError of fn's what a batch is: often it holds labels too."""
+    try:
+        yield
+    except TypeError as error:
+        if len(args) > 1:
+            error.add_note(
+                f"`{call}(batches=...)`: fn was called with the parameters and "
+                f"the {len(args)} entries of a batch. Leave out what it does not "
+                "read, such as labels: `[(x,) for x, y in batches]`."
+            )
+        raise
 
 
 def weights_of(

@@ -4,7 +4,7 @@ import importlib
 from typing import Any
 
 
-def needed(call: str, name: str, install: str = "jprune[export]") -> Any:
+def needed(call: str, name: str, install: str = '"jprune[export]"') -> Any:
     """A library that is imported when it is needed.
 
     Raises:
@@ -14,5 +14,5 @@ def needed(call: str, name: str, install: str = "jprune[export]") -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         raise ImportError(
-            f'`export.{call}` needs {name}: pip install "{install}".'
+            f"`export.{call}` needs {name}: `python -m pip install {install}`."
         ) from error

@@ -54,8 +54,9 @@ def get_masks(opt_state: Any) -> Masks:
     if not found:
         raise ValueError(
             "`get_masks(opt_state)` found no pruner (`keep_masks`, `prune`, "
-            f"`rewire`) in {describe(opt_state)}. What is exactly 0 in the "
-            "parameters, `jprune.read_masks(params)` says."
+            f"`rewire`) in {describe(opt_state)}. If there is none, "
+            "`jprune.read_masks(params)` makes masks of the zeros in the "
+            "parameters."
         )
     for masks in found:
         check_state("get_masks(opt_state)", masks)

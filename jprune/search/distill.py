@@ -19,7 +19,7 @@ from jprune._core.trees import (
     rebuild,
 )
 from jprune._core.typing import Masks, Tree
-from jprune.calibration.calibrate import arguments, read_batches
+from jprune.calibration.calibrate import arguments, read_batches, reading
 from jprune.search.distances import distance_of
 from jprune.transforms import keep_masks
 
@@ -59,8 +59,8 @@ def distill(
       statistics of norms.
 
     Raises:
-      ValueError: There is no batch, ``fn`` does not take the batches, or ``steps`` is
-        not a positive integer.
+      ValueError: There is no batch, or ``steps`` is not a positive integer.
+      TypeError: ``fn`` does not take the entries of a batch.
 
     References:
       Hinton et al., `Distilling the Knowledge in a Neural Network
@@ -91,7 +91,8 @@ def distill(
     for number, args in enumerate(read):
         check_together(call, number, params, args)
     teach = jax.jit(fn)
-    said = [teach(params, *args) for args in read]
+    with reading(call, read[0]):
+        said = [teach(params, *args) for args in read]
     apart = distance_of(said[0]) if distance is None else distance
     found = jax.eval_shape(apart, said[0], said[0])
     if getattr(found, "shape", None) != ():

@@ -14,7 +14,7 @@ from jprune._core.programs import bound, check_call
 from jprune._core.progress import bar
 from jprune._core.typing import Tree, Where
 from jprune.allocations import Pools
-from jprune.calibration.calibrate import arguments, read_batches
+from jprune.calibration.calibrate import arguments, read_batches, reading
 from jprune.criteria import Criterion
 from jprune.masks import apply_masks
 from jprune.search.curves import Curves
@@ -107,7 +107,8 @@ def sensitivity(
         check_call(call, fn, params, args[:inputs], concrete=False)
         check_together(call, number, params, args)
     first = read[0][:inputs]
-    outputs = jax.eval_shape(fn, params, *first)
+    with reading(call, first):
+        outputs = jax.eval_shape(fn, params, *first)
     if loss is None:
         distance = distance_of(outputs) if distance is None else distance
         found = jax.eval_shape(distance, outputs, outputs)
