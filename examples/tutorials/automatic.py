@@ -22,9 +22,10 @@ from jprune.models import MLP
 # A trained model
 # ---------------
 #
-# Half of the digits train the model. The other half is the *holdout*: it
-# decides how much may go, and nothing else looks at it. The more samples it
-# has, the less is lost to caution.
+# Half of the digits train the model. The other half is the *holdout*, which
+# nothing else looks at. It decides how much is removed. The more samples it
+# has, the closer the loss can be measured, and the smaller is the model that
+# you get.
 
 x, y = load_digits(return_X_y=True)
 x, x_held, y, y_held = train_test_split(
@@ -57,8 +58,9 @@ for _ in range(STEPS):
 # One call
 # --------
 #
-# - ``[(x, y)]`` is one batch to search with. The first ``inputs=1`` entries
-#   are what the model reads; labels are not used.
+# - ``[(x, y)]`` is a list of one batch, to search with.
+# - ``inputs=1`` says that the model reads the first entry of a batch, ``x``.
+#   The search does not use labels.
 # - ``score`` says of each holdout sample whether the model is right.
 # - ``tolerance=0.02`` allows a loss of two points.
 # - ``budgets`` are the sizes to try, as fractions of the multiply-adds. There
@@ -80,10 +82,11 @@ result = jprune.compress(
 # -------------
 #
 # ``compress`` goes from large models to small ones and stops at the first that
-# fails. Each is pruned by whole units, repaired, and judged. ``loss`` is what
-# was measured; ``at most`` is what the loss on new data stays below, with a
+# fails. It removes whole units from each, repairs the rest, and judges it by
+# the holdout. All columns are in percent or points. ``loss`` is what was
+# measured; ``at most`` is what the loss on new data stays below, with a
 # confidence of 95 %. A model is kept if this upper limit is within your
-# tolerance.
+# tolerance. The bars of the picture reach up to that limit.
 
 print(result.front)
 
@@ -96,8 +99,8 @@ plt.show()
 # What you gain
 # -------------
 #
-# ``result.small`` is the smaller model: ``result.small.fn(result.small.params,
-# x)``.
+# Call the smaller model by ``result.small.fn(result.small.params, x)``, in
+# place of ``model.apply(params, x)``. Its speed depends on your machine.
 
 print(result)
 models = {
@@ -107,7 +110,10 @@ models = {
 print(jprune.report.speed(models, x_held))
 
 # %%
-# Next steps: pass ``finetune=jprune.distill(...)`` to train each candidate for
-# a moment, which lets more go, and see the guide :doc:`/automatic` for the
-# fastest model instead of the smallest, and for the worst class instead of the
-# mean. :doc:`ship_it` writes ``result.small`` to files.
+# Next steps:
+#
+# - Pass ``finetune=jprune.distill(...)``. Each candidate is then trained
+#   briefly, so that more can be removed.
+# - The guide :doc:`/automatic` shows how to search for the fastest model
+#   instead of the smallest, and how to look at the worst class.
+# - :doc:`ship_it` writes ``result.small`` to a file.

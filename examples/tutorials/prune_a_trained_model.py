@@ -3,9 +3,10 @@ Prune a trained model
 =====================
 
 You have a trained model and some inputs, but no time, labels or code to train
-it again. :func:`jprune.one_shot` removes half of its units in seconds, changes
-the weights that stay so that each layer gives what it gave before, and leaves
-you a smaller model.
+it again. :func:`jprune.one_shot` prunes half of its units in seconds, and
+changes the weights that stay so that the outputs of each layer change as little
+as possible. :func:`jprune.compact` then removes the units, and returns a
+smaller model.
 """
 
 import jax
@@ -69,22 +70,22 @@ print(f"dense: {accuracy(predict, dense):.1%} of the test images are right")
 # A *unit* is what must be removed together: here a hidden neuron, with its
 # column of one kernel, its bias, and its row of the next kernel.
 # :func:`jprune.trace_units` finds the units from the program that JAX makes of
-# your function. It lists what is fixed too: the pixels come in as they are,
-# and the ten outputs are what you asked for.
+# your function. It lists as "frozen" what can't be removed: the pixels come in
+# as they are, and the ten outputs are what you asked for.
 
 graph = jprune.trace_units(model.apply, dense, x[:1])
 print(graph)
 units = jprune.units(graph)
 
 # %%
-# Removing alone, and removing with repair
-# ----------------------------------------
+# Pruning alone, and pruning with repair
+# --------------------------------------
 #
-# The obvious way is to remove the units with the smallest weights.
+# The obvious way is to prune the units with the smallest weights.
 # :func:`jprune.find_masks` does that and needs no data.
 # :func:`jprune.one_shot` looks at 512 images, without their labels, and solves
-# a least-squares problem for each layer: which units can the others stand in
-# for, and what must the other weights become?
+# a least-squares problem for each layer: which units can the others replace,
+# and what must the other weights become?
 
 seen = x[:512]
 sparsities = (0.25, 0.5, 0.75, 0.9)
@@ -99,10 +100,10 @@ for sparsity in sparsities:
     results[sparsity] = result
 
 fig, ax = plt.subplots(figsize=(6, 3), layout="constrained")
-ax.plot(sparsities, repaired, "o-", label="one_shot: removed and repaired")
-ax.plot(sparsities, by_size, "s-", label="smallest weights removed")
+ax.plot(sparsities, repaired, "o-", label="one_shot: pruned and repaired")
+ax.plot(sparsities, by_size, "s-", label="smallest weights pruned")
 ax.axhline(accuracy(predict, dense), color="tab:grey", ls=":", label="dense")
-ax.set(xlabel="fraction of units removed", ylabel="test accuracy")
+ax.set(xlabel="fraction of units pruned", ylabel="test accuracy")
 ax.legend()
 plt.show()
 
@@ -110,16 +111,15 @@ plt.show()
 # Half of the units
 # -----------------
 #
-# ``result.errors`` tells how well each layer still gives what it gave: the
-# relative squared error of its outputs, when weights are only masked and after
-# the repair.
+# ``result.errors`` tells how much the outputs of each layer have changed: their
+# relative squared error, when units are only masked, and after the repair.
 
 result = results[0.5]
 print(result.errors)
 
 # %%
-# Make it really smaller
-# ----------------------
+# Remove the units from the arrays
+# --------------------------------
 #
 # Up to here the arrays have their old shapes, with zeros in them.
 # :func:`jprune.compact` removes the units. ``certify`` runs the masked and the
@@ -145,4 +145,6 @@ models = {"dense": (model.apply, dense), "small": (small.fn, small.params)}
 print(jprune.report.speed(models, x_test))
 
 # %%
-# :doc:`automatic` finds out how much can go, instead of trying it as above.
+# Next: :doc:`automatic` finds out how much can be removed, instead of trying
+# several sparsities as above. The guide :doc:`/one_shot` prunes single weights
+# too, and says what to do about padding and BatchNorm.

@@ -92,9 +92,11 @@ print(f"dense: {accuracy(dense):.1%} of the test images are right")
 #
 # ``jprune.prune`` goes at the end of the chain. Its sparsity is a number or
 # any optax schedule. The usual choice is the cubic ramp: it removes many
-# weights early, while that is easy, and few at the end. Here the ramp starts
-# at step 200 and takes 500 steps; the last 300 steps train the weights that
-# are left. ``every=10`` chooses new masks at every tenth step.
+# weights early, while that is easy, and few at the end. The arguments of
+# ``polynomial_schedule`` are the first and the last sparsity, the degree, the
+# number of steps, and the step at which it starts. Here the ramp takes the
+# steps 200 to 700, and the last 300 steps train the weights that are left.
+# ``every=10`` chooses new masks at every tenth step.
 
 ramp = optax.polynomial_schedule(0.0, 0.95, 3, 500, 200)
 tx = optax.chain(optax.adamw(2e-3), jprune.prune(ramp, every=10))
@@ -137,10 +139,9 @@ print(jprune.summarize(pruned, masks))
 # -------------
 #
 # Zeros don't have to be stored. :func:`jprune.export.save_sparse` writes the
-# weights that are left and one bit for each place. Time is another matter:
-# these arrays still have their dense shapes, and take as long as before. To
-# get a faster network remove whole units, as in :doc:`shrink_while_training`
-# or :doc:`automatic`.
+# weights that are left and one bit for each place. The network is not faster,
+# because its arrays still have their dense shapes. To get a faster one remove
+# whole units, as in :doc:`shrink_while_training` or :doc:`automatic`.
 
 with tempfile.TemporaryDirectory() as folder:
     sizes = {}

@@ -85,7 +85,7 @@ print(f"a dense step takes {1e3 * dense_step:.1f} ms")
 # 2. ``small.take(state)`` cuts the optimizer's state in the same way: moments,
 #    counts and the pruner's masks. Learning-rate and sparsity schedules go on
 #    where they were.
-# 3. The smaller model is traced again. ``of=first`` keeps sparsities as
+# 3. The smaller model is traced again. With ``of=first`` sparsities stay
 #    fractions of the first model, so that one schedule serves for the whole
 #    training.
 
@@ -150,7 +150,9 @@ print(
 )
 
 # %%
-# Each new width is compiled again, which takes a second or so: two or three
-# stages are enough, and a short training of a small model gains nothing. If
-# you know the final width beforehand, train a model of that width as well and
-# compare. The guide :doc:`/sparse_training` has both, measured on MNIST.
+# The times are of the machine that built this page, and leave out compilation.
+# Each new width is compiled again, which takes a second or so. Two or three
+# stages are therefore enough, and a short training of a small model gains
+# nothing. If you know the final width beforehand, train a model of that width
+# as well and compare. The guide :doc:`/sparse_training` has both, measured on
+# MNIST.
