@@ -126,7 +126,7 @@ def one_shot() -> Row:
         f"{left} %",
         f"{dense} → {small}",
         fast,
-        minutes=f"{value(seconds)[0] / 60:.1f} CPU",
+        minutes=f"{value(seconds)[0] / 60:.2f} CPU",
         short=(
             "a trained LeNet-300-100, MNIST, no training",
             "removes half of the units, repairs the rest",
