@@ -25,7 +25,8 @@ def test_digits() -> None:
     errors = re.findall(r"largest error (\S+) of", out)
     assert len(errors) == 4
     assert all(float(error) < 1e-4 for error in errors)
-    assert "aster than dense" in out.splitlines()[-1]
+    assert "aster than dense" in out.splitlines()[-2]
+    assert out.endswith(" s in all.\n")
 
 
 @pytest.mark.slow

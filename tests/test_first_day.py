@@ -289,7 +289,7 @@ def test_every_script_explains_itself() -> None:
     scripts = [
         p
         for p in sorted((ROOT / "examples").rglob("*.py"))
-        if p.name != "common.py"  # what they share
+        if p.name not in ("common.py", "served.py")  # what they share
         and p.parent.name != "tutorials"  # without flags: they are read
     ]
     # Those that ask for several devices must do so before others compute.
