@@ -38,8 +38,11 @@ ONE_RANKING = [
     *("--widths", "300", "100", "--sparsity=.9", "--stages=3"),
     *("--batch=64", "--rate=2e-3"),
 ]
-LENET_5 = ["--networks", "LeNet-5", "--longer=3"]
 NO_WINDOWS = "straight-through, Erdos-Renyi, no windows, activation"
+LENET_5 = [
+    *("--networks", "LeNet-5", "--longer=3", "--recipes", NO_WINDOWS),
+    "--sparsities",
+]
 # These take many minutes, print times or need converters: only where they are
 # named.
 LONG = {
@@ -104,14 +107,8 @@ LONG = {
         *(".985", ".99", "--recipes"),
         "straight-through, Erdos-Renyi, activation",
     ],
-    "lenet_5": [*LENET_5, "--sparsities", ".99", "--recipes", NO_WINDOWS],
-    "lenet_5_smaller": [
-        *LENET_5,
-        "--sparsities",
-        ".995",
-        "--recipes",
-        NO_WINDOWS,
-    ],
+    "lenet_5": [*LENET_5, ".99"],
+    "lenet_5_smaller": [*LENET_5, ".995"],
     "lenet_5_choice": [
         *("--networks", "LeNet-5", "--choosing=2", "--seeds=0", "--recipes"),
         *("straight-through, Erdos-Renyi, activation", NO_WINDOWS),

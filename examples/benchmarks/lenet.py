@@ -12,7 +12,7 @@ weights are pruned:
 - "straight-through": the same schedule, and masks of every step; the loss sees
   the masked weights, and what is masked goes on learning; "no windows" divides
   by the inputs and outputs of a convolution alone, and "by hand" as `denser`
-  of a network says, between what DNS and Sparse VD report for its layers;
+  of a network says: more for its convolutions, as DNS and Sparse VD have it;
 - "RigL": sparse from its first weights on, for all the epochs;
 - "repaired": pruned at once by `one_shot` with 1,024 images, then trained;
 - "soft thresholds": half of the steps with a proximal step after each update,

@@ -1,4 +1,4 @@
-"""How large and how fast a served network is: for several benchmarks."""
+"""What several benchmarks print: means, bytes, and how many times as fast."""
 
 from collections.abc import Sequence
 from typing import Any
